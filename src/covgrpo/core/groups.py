@@ -1,0 +1,136 @@
+"""Grouped token statistics: sums over the valid tokens of each group, in float64, in O(block) extra memory.
+
+Legend of the dimension suffixes used throughout the core:
+    B  sequences (completions), in any order
+    T  token positions of a completion, padded
+    K  groups (the G completions of one prompt form one group)
+
+Nothing here loops over groups. The tensors are walked in blocks of rows, so that the float64 temporaries stay small
+however many tokens there are; sums are taken per row and then scattered to the row's group.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BLOCK_TOKENS = {"cpu": 1 << 18, "accelerator": 1 << 24}
+_NO_FLOAT64 = {"mps"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A slice of rows: float64 values with 0 at masked positions, whatever was stored there."""
+
+    logps: Tensor  # (b, T) l_{i,t}
+    advantages: Tensor  # (b, T) A_{i,t}
+    mask: Tensor  # (b, T) bool
+    group: Tensor  # (b,) index of each row's group, in 0..K-1
+
+
+TokenFunction = Callable[[Block], Tensor]  # Block -> (b, T); values at masked positions are ignored
+
+
+class GroupedTokens:
+    """The valid tokens of a batch, by group.
+
+    Args:
+        logps: (B, T) floating; log pi of each sampled token.
+        advantages: (B,) or (B, T) floating.
+        mask: (B, T) bool or 0/1; which tokens are valid.
+        group_ids: (B,) integer, any values in any order; ``None``: one group.
+
+    Raises:
+        ValueError: a wrong shape or dtype, or a mask value other than 0 and 1; names the argument.
+
+    """
+
+    def __init__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None):
+        _check(logps, advantages, mask, group_ids)
+        self.logps, self.mask = logps.detach(), mask.detach().bool()
+        self.advantages = advantages.detach() if advantages.dim() == 2 else advantages.detach()[:, None]
+        self.dtype = torch.float32 if logps.device.type in _NO_FLOAT64 else torch.float64
+        self.result_dtype = torch.float64 if logps.dtype == torch.float64 else torch.float32
+        if group_ids is None:
+            self.group, self.num_groups = logps.new_zeros(len(logps), dtype=torch.long), 1
+        else:
+            values, self.group = torch.unique(group_ids, return_inverse=True)
+            self.num_groups = len(values)
+        # N, the number of valid tokens of each group; at least 1 so that an empty group divides cleanly.
+        self.num_tokens_K = self.sum(lambda block: block.mask).clamp(min=1)
+
+    def blocks(self) -> Iterator[tuple[slice, Block]]:
+        """Yield consecutive row blocks and where they lie."""
+        num_rows, num_cols = self.logps.shape
+        size = _BLOCK_TOKENS["cpu" if self.logps.device.type == "cpu" else "accelerator"]
+        step = max(1, size // max(1, num_cols))
+        for start in range(0, num_rows, step):
+            rows = slice(start, min(start + step, num_rows))
+            mask = self.mask[rows]
+            zero = torch.zeros((), dtype=self.dtype, device=mask.device)
+            yield (
+                rows,
+                Block(
+                    logps=torch.where(mask, self.logps[rows].to(self.dtype), zero),
+                    advantages=torch.where(mask, self.advantages[rows].to(self.dtype), zero),
+                    mask=mask,
+                    group=self.group[rows],
+                ),
+            )
+
+    def sum(self, function: TokenFunction) -> Tensor:
+        """Sum ``function`` over each group's valid tokens: (K,)."""
+        total = torch.zeros(self.num_groups, dtype=self.dtype, device=self.logps.device)
+        for _, block in self.blocks():
+            values = function(block).to(self.dtype).masked_fill(~block.mask, 0)
+            total.index_add_(0, block.group, values.sum(dim=1))
+        return total
+
+    def mean(self, function: TokenFunction) -> Tensor:
+        """Mean of ``function`` over each group's valid tokens: (K,); 0 for a group without any."""
+        return self.sum(function) / self.num_tokens_K
+
+    def max(self, function: TokenFunction) -> Tensor:
+        """Return the maximum of ``function`` over each group's valid tokens: (K,); -inf for a group without any."""
+        top = torch.full((self.num_groups,), -torch.inf, dtype=self.dtype, device=self.logps.device)
+        for _, block in self.blocks():
+            values = function(block).masked_fill(~block.mask, -torch.inf)
+            if values.shape[1]:
+                top.scatter_reduce_(0, block.group, values.amax(dim=1), "amax")
+        return top
+
+    def map(self, function: TokenFunction) -> Tensor:
+        """Evaluate ``function`` at every valid token: (B, T), float32 (float64 for float64 logps), 0 where masked."""
+        result = torch.zeros(self.logps.shape, dtype=self.result_dtype, device=self.logps.device)
+        for rows, block in self.blocks():
+            result[rows] = function(block).masked_fill(~block.mask, 0).to(self.result_dtype)
+        return result
+
+
+def _check(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None) -> None:
+    for name, value in (("logps", logps), ("advantages", advantages)):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            found = f"{value.dtype}, shape " if isinstance(value, Tensor) else ""
+            raise ValueError(f"{name} must be a floating-point tensor, got {found}{_shape(value)}.")
+    if logps.dim() != 2:
+        raise ValueError(f"logps must have shape (B, T), got {tuple(logps.shape)}.")
+    shape = tuple(logps.shape)
+    if tuple(advantages.shape) not in (shape, shape[:1]):
+        raise ValueError(
+            f"advantages must have shape (B,) or (B, T) = {shape[:1]} or {shape}, got {tuple(advantages.shape)}."
+        )
+    if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:
+        raise ValueError(f"mask must be a tensor of shape (B, T) = {shape}, got {_shape(mask)}.")
+    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"mask (shape {shape}, {mask.dtype}) must hold only 0 and 1.")
+    if group_ids is None:
+        return
+    if not isinstance(group_ids, Tensor) or tuple(group_ids.shape) != shape[:1]:
+        raise ValueError(f"group_ids must be a tensor of shape (B,) = {shape[:1]}, got {_shape(group_ids)}.")
+    if group_ids.is_floating_point() or group_ids.is_complex() or group_ids.dtype == torch.bool:
+        raise ValueError(f"group_ids must be integers, got {group_ids.dtype}, shape {tuple(group_ids.shape)}.")
+
+
+def _shape(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"

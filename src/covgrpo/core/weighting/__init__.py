@@ -1,0 +1,54 @@
+"""Token weightings: one file a scheme, one visible registry.
+
+A user's own scheme needs no registration: name it by import path, ``get_weighting("my_package.my_module:MyScheme")``.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from covgrpo.core.weighting.base import Weighting
+from covgrpo.core.weighting.gaussian import Gaussian, gaussian_weights
+from covgrpo.core.weighting.none import NoWeighting
+
+WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
+    "gaussian": Gaussian,
+    "none": NoWeighting,
+}
+
+__all__ = ["WEIGHTINGS", "Gaussian", "NoWeighting", "Weighting", "gaussian_weights", "get_weighting"]
+
+
+def get_weighting(name: str, **parameters: Any) -> Weighting:
+    """Build a scheme by its registered name, or by import path ``module:Class``.
+
+    Args:
+        name: a key of ``WEIGHTINGS``, or ``package.module:Name`` of a callable that takes ``parameters`` and returns a
+            :class:`Weighting`.
+        **parameters: the scheme's hyperparameters.
+
+    Raises:
+        ValueError: an unknown name (the nearest is suggested), a path that cannot be imported, or a parameter that the
+            scheme does not have.
+
+    """
+    build = _import(name) if ":" in name else WEIGHTINGS.get(name)
+    if build is None:
+        near = get_close_matches(name, WEIGHTINGS, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(WEIGHTINGS)
+        raise ValueError(f"unknown weighting {name!r}; known: {known}, or module:Class.{hint}")
+    try:
+        return build(**parameters)
+    except TypeError as error:
+        raise ValueError(f"weighting {name!r} does not take {parameters!r}: {error}") from error
+
+
+def _import(path: str) -> Callable[..., Weighting]:
+    module, _, attribute = path.partition(":")
+    try:
+        found: Callable[..., Weighting] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"weighting {path!r} cannot be imported: {error}") from error
+    return found

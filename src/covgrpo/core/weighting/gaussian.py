@@ -1,0 +1,65 @@
+"""The Gaussian kernel: the method of arXiv 2605.11538."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from covgrpo.core.covariance import Covariance
+from covgrpo.core.groups import Block, GroupedTokens
+
+
+def gaussian_weights(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
+    """Gaussian-kernel weights of the token advantages (arXiv 2605.11538, section 3).
+
+    c      = (l - mean(l)) * (A - mean(A))          token covariance
+    sigma  = std of c about its own mean            bandwidth: no hyperparameter
+    w      = exp(-c^2 / (2 sigma^2))                kernel centred at 0: both tails are suppressed
+    w~     = w * N / sum(w)                         mean 1: the update is reallocated, not shrunk
+
+    All means and sums run over the N valid tokens of the token's group. Where sigma is 0 (all advantages equal, one
+    token, one response) every w~ is 1.
+
+    Args:
+        logps: (B, T) any float dtype; log-probability of each sampled token under the policy that sampled it.
+        advantages: (B,) or (B, T) any float dtype.
+        mask: (B, T) bool or 0/1; valid completion tokens. What is stored at masked positions (NaN, inf) is ignored.
+        group_ids: (B,) integers in any order and with gaps; rows with the same id form a group. ``None``: one group.
+
+    Returns:
+        (B, T) float32 (float64 for float64 ``logps``), mean 1 over each group's valid tokens, 0 at masked positions,
+        without gradient.
+
+    Raises:
+        ValueError: a wrong shape or dtype; the sentence names the argument and its shape.
+
+    """
+    tokens = GroupedTokens(logps, advantages, mask, group_ids)
+    c = Covariance(tokens)
+
+    # sigma^2 = mean((c - mean(c))^2); a spread below the rounding error of c is none
+    mean_c_K = tokens.mean(c)
+    variance_K = tokens.mean(lambda block: (c(block) - mean_c_K[block.group, None]).square())
+    no_spread_K = variance_K.sqrt() <= c.rounding_error()
+    precision_K = torch.where(no_spread_K, 0, 1 / variance_K)
+
+    # w~ = N * softmax(-c^2 / (2 sigma^2)): subtracting the group's largest exponent keeps w from underflowing
+    def exponent(block: Block) -> Tensor:
+        return -0.5 * precision_K[block.group, None] * c(block).square()
+
+    top_K = tokens.max(exponent).nan_to_num(neginf=0.0)
+
+    def kernel(block: Block) -> Tensor:
+        return torch.exp(exponent(block) - top_K[block.group, None])
+
+    scale_K = tokens.num_tokens_K / tokens.sum(kernel)
+    return tokens.map(lambda block: kernel(block) * scale_K[block.group, None])
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """``gaussian``: see :func:`gaussian_weights`. No hyperparameter."""
+
+    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
+        """Return w~ (B, T)."""
+        return gaussian_weights(logps, advantages, mask, group_ids)
