@@ -1,0 +1,89 @@
+"""``CovGRPOConfig``: TRL's ``GRPOConfig`` with the weighting, and with defaults that follow the machine."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import GRPOConfig
+
+from covgrpo.core import get_weighting
+
+WEIGHTING_SCOPES = ("group", "batch")
+
+
+@dataclass
+class CovGRPOConfig(GRPOConfig):
+    """Every option of :class:`trl.GRPOConfig` with its meaning unchanged, and these.
+
+    Parameters:
+        weighting (`str`, defaults to `"gaussian"`):
+            Token weighting: a name in `covgrpo.WEIGHTINGS` (`"gaussian"`, `"none"` = plain GRPO, ...) or the import
+            path `module:Class` of your own.
+        weighting_kwargs (`dict`, *optional*):
+            Hyperparameters of the weighting.
+        weighting_scope (`str`, defaults to `"group"`):
+            Tokens over which the weighting takes its statistics: `"group"` (the completions of one prompt, as in the
+            paper) or `"batch"` (all valid tokens of one optimizer step, over micro-batches and processes). Both are
+            exact whatever the micro-batch size, shuffling and number of processes.
+        fast_path (`bool`, defaults to `True`):
+            Forward each prompt once per group in sampling and update, and leave completions of zero advantage out of
+            the update. Exact; falls back to TRL's own path, and says so, where it cannot be used. `False` restores
+            TRL's path everywhere: with `weighting="none"` the loss is then TRL's to the last bit.
+
+    Defaults that follow the machine, each only where it is not given:
+        `use_cpu` is `True` without an accelerator; `bf16` is `True` where the GPU, or the CPU (AVX512-BF16, AMX), has
+        bfloat16 arithmetic; `gradient_checkpointing` is `False` on a CPU and TRL's `True` elsewhere (it excludes the
+        shared prompt in the update, as no cache is kept).
+
+    Raises:
+        ValueError: an unknown weighting, hyperparameter or scope; or what TRL's config raises.
+    """
+
+    use_cpu: bool | None = field(
+        default=None, metadata={"help": "Train on the CPU. Default: only where there is no accelerator."}
+    )
+    gradient_checkpointing: bool | None = field(
+        default=None,
+        metadata={"help": "Recompute activations in the backward pass. Default: not on a CPU, TRL's (yes) elsewhere."},
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast. Default: where the hardware multiplies in bfloat16."}
+    )
+    weighting: str = field(
+        default="gaussian", metadata={"help": "Token weighting: a registered name, or module:Class of your own."}
+    )
+    weighting_kwargs: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Hyperparameters of the weighting."}
+    )
+    weighting_scope: str = field(
+        default="group",
+        metadata={"help": "Tokens that share statistics: group (one prompt's completions) or batch (optimizer step)."},
+    )
+    fast_path: bool = field(
+        default=True,
+        metadata={"help": "Prompts once per group, zero-advantage completions left out of the update; exact."},
+    )
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "weighting_kwargs"]
+
+    def __post_init__(self) -> None:
+        """Fill in what follows the machine, check the new options, then let TRL check the rest."""
+        if self.use_cpu is None:
+            self.use_cpu = not torch.accelerator.is_available()
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and (cpu_has_bf16() if self.use_cpu else is_torch_bf16_gpu_available())
+        if self.gradient_checkpointing is None:
+            self.gradient_checkpointing = not self.use_cpu
+        super().__post_init__()
+        if self.weighting_scope not in WEIGHTING_SCOPES:
+            known = ", ".join(WEIGHTING_SCOPES)
+            raise ValueError(f"unknown weighting_scope {self.weighting_scope!r}; known: {known}.")
+        get_weighting(self.weighting, **(self.weighting_kwargs or {}))
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware; elsewhere autocast would only slow it down."""
+    read = getattr(torch.cpu, "get_capabilities", None)  # torch 2.13 has it; older ones count as without
+    capabilities = read() if read is not None else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,229 @@
+"""Sampling that prefills each prompt once per group, drops finished rows, and returns log-probs and entropies.
+
+Shapes: N rows, P distinct prompts, L prompt length (left-padded), V vocabulary.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import Cache
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample; the meaning of each option is that of transformers' ``GenerationConfig``.
+
+    Args:
+        max_new_tokens: tokens at most, at least 1.
+        eos_token_ids: ids that end a completion (kept as its last token).
+        pad_token_id: id used for left padding.
+        temperature: the logits are divided by it; 0 means greedy.
+        top_k: 0 turns it off.
+        top_p: fraction of probability mass; 1.0 turns it off.
+        min_p: fraction of the largest probability; ``None`` turns it off.
+        repetition_penalty: 1.0 turns it off.
+
+    """
+
+    max_new_tokens: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+
+
+@dataclass
+class Samples:
+    """One list per row. ``logps`` and ``entropies`` are those of softmax(logits / temperature), in nats, before top-k,
+    top-p, min-p and the repetition penalty: the distribution that the loss scores.
+    """
+
+    token_ids: list[list[int]]
+    logps: list[list[float]]
+    entropies: list[list[float]]
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    prompts: list[list[int]],
+    settings: SamplingSettings,
+    generator: torch.Generator | None = None,
+) -> Samples:
+    """Sample one completion for every row of ``prompts`` (equal prompts are prefilled once).
+
+    Args:
+        model: a causal language model whose forward takes ``past_key_values`` and ``logits_to_keep``.
+        prompts: N lists of token ids.
+        settings: see :class:`SamplingSettings`.
+        generator: random state; ``None`` is torch's global one.
+
+    Raises:
+        ValueError: an empty prompt.
+
+    """
+    if any(not prompt for prompt in prompts):
+        raise ValueError("prompts must not be empty: a completion needs at least one token before it.")
+    device = next(model.parameters()).device
+    decoding = _prefill(model, prompts, settings.pad_token_id, device)
+    warp = _warpers(settings, device)
+    eos = torch.tensor(settings.eos_token_ids, device=device)
+    samples = _Recorder(len(prompts))
+    for position in range(settings.max_new_tokens):
+        tokens, logps, entropies = _draw(decoding, settings.temperature, warp, generator)
+        samples.record(decoding.rows, tokens, logps, entropies)
+        running = ~torch.isin(tokens, eos)
+        if position + 1 == settings.max_new_tokens or not running.any():
+            break
+        if not running.all():
+            decoding, tokens = decoding.keep(running), tokens[running]
+        decoding.advance(model, tokens)
+    return samples.by_row()
+
+
+@dataclass
+class _Decoding:
+    """State of the rows still running."""
+
+    rows: Tensor  # (n,) index among all rows
+    ids: Tensor  # (n, L+t) prompt and completion so far
+    mask: Tensor  # (n, L+t)
+    cache: Cache
+    logits: Tensor  # (n, V) of the next token
+
+    def keep(self, running: Tensor) -> "_Decoding":
+        index = running.nonzero()[:, 0]
+        self.cache.batch_select_indices(index)
+        return _Decoding(self.rows[index], self.ids[index], self.mask[index], self.cache, self.logits)
+
+    def advance(self, model: nn.Module, tokens: Tensor) -> None:
+        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        output = model(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask,
+            position_ids=self.mask.sum(dim=1, keepdim=True) - 1,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache, self.logits = output.past_key_values, output.logits[:, -1]
+
+
+def _prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch.device) -> _Decoding:
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    index = {prompt: i for i, prompt in enumerate(distinct)}
+    prompt_of_row = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
+    length = max(map(len, distinct))
+    ids = torch.tensor([[pad] * (length - len(prompt)) + list(prompt) for prompt in distinct], device=device)
+    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in distinct], device=device)
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = output.past_key_values
+    cache.batch_select_indices(prompt_of_row)
+    return _Decoding(
+        rows=torch.arange(len(prompts), device=device),
+        ids=ids[prompt_of_row],
+        mask=mask[prompt_of_row],
+        cache=cache,
+        logits=output.logits[:, -1][prompt_of_row],
+    )
+
+
+def _warpers(settings: SamplingSettings, device: torch.device) -> LogitsProcessorList:
+    """Return what changes the distribution beside the temperature, in transformers' order."""
+    warpers = LogitsProcessorList()
+    if settings.repetition_penalty != 1.0:
+        warpers.append(RepetitionPenaltyLogitsProcessor(penalty=settings.repetition_penalty))
+    if settings.top_k:
+        warpers.append(TopKLogitsWarper(top_k=settings.top_k))
+    if settings.top_p < 1.0:
+        warpers.append(TopPLogitsWarper(top_p=settings.top_p))
+    if settings.min_p:
+        warpers.append(MinPLogitsWarper(min_p=settings.min_p))
+    return warpers
+
+
+def _draw(
+    decoding: _Decoding, temperature: float, warp: LogitsProcessorList, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the next token of every row: ids, log-probs and entropies, each (n,).
+
+    With z = logits / temperature, p = softmax(z):  log p_a = z_a - logsumexp(z);  H = logsumexp(z) - sum_a p_a z_a.
+    """
+    logits = decoding.logits.float()
+    z = logits / temperature if temperature > 0 else logits
+    logsumexp = z.logsumexp(dim=1)
+    p = torch.exp(z - logsumexp[:, None])
+    entropies = logsumexp - (p * z).sum(dim=1)
+    if temperature == 0:
+        tokens = (_apply(warp, decoding.ids, logits) if warp else logits).argmax(dim=1)
+    else:
+        if warp:
+            p = _warped_probabilities(decoding.ids, logits, temperature, warp)
+        tokens = _inverse_cdf(p, generator)
+    logps = z.gather(1, tokens[:, None])[:, 0] - logsumexp
+    return tokens, logps, entropies
+
+
+def _warped_probabilities(ids: Tensor, logits: Tensor, temperature: float, warp: LogitsProcessorList) -> Tensor:
+    # transformers applies the repetition penalty to the raw logits and the rest after the temperature.
+    penalties = [step for step in warp if isinstance(step, RepetitionPenaltyLogitsProcessor)]
+    z = _apply(penalties, ids, logits) / temperature
+    return _apply([step for step in warp if step not in penalties], ids, z).softmax(dim=1)
+
+
+def _apply(steps: Iterable[Any], ids: Tensor, logits: Tensor) -> Tensor:
+    for step in steps:
+        logits = step(ids, logits)
+    return logits
+
+
+def _inverse_cdf(p: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw from each row of p (n, V): the first token whose cumulative probability exceeds u ~ U[0, 1).
+
+    One random number a row instead of one a vocabulary entry; float64 sums, so that rare tokens keep their share.
+    """
+    dtype = torch.float32 if p.device.type == "mps" else torch.float64
+    cumulative = p.to(dtype).cumsum(dim=1)
+    u = torch.rand(len(p), 1, dtype=dtype, device=p.device, generator=generator) * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, u, right=True)[:, 0]
+    return tokens.clamp(max=p.shape[1] - 1)
+
+
+@dataclass
+class _Recorder:
+    """Collects the draws of each step and hands them out by row."""
+
+    num_rows: int
+    steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def record(self, rows: Tensor, tokens: Tensor, logps: Tensor, entropies: Tensor) -> None:
+        self.steps.append((rows, tokens, logps, entropies))
+
+    def by_row(self) -> Samples:
+        samples = Samples([[] for _ in range(self.num_rows)], [[] for _ in range(self.num_rows)], [])
+        samples.entropies = [[] for _ in range(self.num_rows)]
+        for step in self.steps:
+            for row, token, logp, entropy in zip(*(values.tolist() for values in step), strict=True):
+                samples.token_ids[row].append(token)
+                samples.logps[row].append(logp)
+                samples.entropies[row].append(entropy)
+        return samples

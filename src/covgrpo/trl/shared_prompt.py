@@ -1,0 +1,152 @@
+"""Forward each prompt once per group instead of once per completion. Exact: gradients flow through the prompt's cache.
+
+The completions of a group share their prompt, so its keys and values are computed once and indexed for every row.
+The hidden state at the prompt's last position predicts the first completion token; the hidden state at completion
+position t-1 predicts token t; so neither prompt nor padding positions nor the last token reach the vocabulary head.
+
+Shapes: N rows, P distinct prompts, L prompt length (left-padded), T completion length (right-padded), H hidden size.
+"""
+
+import functools
+import types
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+
+class NotShareableError(Exception):
+    """The model or batch cannot take the shared-prompt path; the message says why."""
+
+
+@dataclass(frozen=True)
+class SharedPrompts:
+    """A batch of completions over few distinct prompts.
+
+    Args:
+        prompt_ids: (P, L) left-padded.
+        prompt_mask: (P, L).
+        prompt_of_row: (N,) index of each row's prompt.
+        completion_ids: (N, T) right-padded.
+        completion_mask: (N, T) ones, then zeros.
+
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    prompt_of_row: Tensor
+    completion_ids: Tensor
+    completion_mask: Tensor
+
+    @classmethod
+    def from_rows(cls, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> "SharedPrompts":
+        """Split rows (N, L+T) into prompt and completion and keep each distinct prompt once."""
+        length = input_ids.shape[1] - completion_length
+        prompt_mask = attention_mask[:, :length]
+        keys = torch.cat([input_ids[:, :length].masked_fill(prompt_mask == 0, -1), prompt_mask], dim=1)
+        _, prompt_of_row = torch.unique(keys, dim=0, return_inverse=True)
+        num_prompts = int(prompt_of_row.max()) + 1
+        first_row = torch.full((num_prompts,), len(keys), device=keys.device).scatter_reduce_(
+            0, prompt_of_row, torch.arange(len(keys), device=keys.device), "amin"
+        )
+        return cls(
+            prompt_ids=input_ids[first_row, :length],
+            prompt_mask=prompt_mask[first_row],
+            prompt_of_row=prompt_of_row,
+            completion_ids=input_ids[:, length:],
+            completion_mask=attention_mask[:, length:],
+        )
+
+
+def add_shared_prompt(backbone: nn.Module) -> None:
+    """Let ``backbone(shared_prompt=SharedPrompts(...))`` return the hidden states that predict the valid tokens.
+
+    Everything else is the original forward. The output's ``last_hidden_state`` is (1, M, H), one row for each of the
+    M valid completion tokens in row-major order: TRL's fused head then scores exactly those when it is called with
+    ``shift_labels`` (1, M).
+    """
+    original = backbone.forward
+
+    @functools.wraps(type(backbone).forward)
+    def forward(self: nn.Module, *args: Any, shared_prompt: SharedPrompts | None = None, **kwargs: Any) -> Any:
+        if shared_prompt is None:
+            return original(*args, **kwargs)
+        return _forward_shared(original, shared_prompt)
+
+    backbone.forward = types.MethodType(forward, backbone)
+
+
+def _forward_shared(forward: Any, batch: SharedPrompts) -> Any:
+    length = batch.prompt_ids.shape[1]
+    # Columns that are padding in every prompt are dropped; positions stay those of the full (padded) batch.
+    start = int(batch.prompt_mask.argmax(dim=1).min())
+    positions = torch.arange(start, length, device=batch.prompt_ids.device)[None]
+    output = forward(
+        input_ids=batch.prompt_ids[:, start:],
+        attention_mask=batch.prompt_mask[:, start:],
+        position_ids=positions,
+        use_cache=True,
+    )
+    last_hidden = output.last_hidden_state[batch.prompt_of_row, -1:]  # (N, 1, H) predicts the first token
+    # The last token of a completion predicts nothing, so it is not fed.
+    num_fed = int(batch.completion_mask.sum(dim=1).max()) - 1
+    hidden = last_hidden
+    if num_fed > 0:
+        cache = _repeat_cache(output.past_key_values, batch.prompt_of_row)
+        prompt_mask = batch.prompt_mask[batch.prompt_of_row, start:]
+        completion = forward(
+            input_ids=batch.completion_ids[:, :num_fed],
+            attention_mask=torch.cat([prompt_mask, batch.completion_mask[:, :num_fed]], dim=1),
+            position_ids=torch.arange(length, length + num_fed, device=prompt_mask.device)[None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden = torch.cat([last_hidden, completion.last_hidden_state], dim=1)
+    valid = batch.completion_mask[:, : hidden.shape[1]].bool()
+    output.last_hidden_state = hidden[valid][None]
+    output.past_key_values = None
+    return output
+
+
+def _repeat_cache(cache: Any, prompt_of_row: Tensor) -> DynamicCache:
+    """Index the prompts' cache for every row; autograd sums the rows' gradients into the prompt."""
+    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        raise NotShareableError(f"its cache is no plain key-value cache ({_cache_name(cache)})")
+    repeated = DynamicCache()
+    layers: list[Any] = cache.layers
+    for index, layer in enumerate(layers):
+        repeated.update(layer.keys[prompt_of_row], layer.values[prompt_of_row], index)
+    return repeated
+
+
+def _cache_name(cache: Any) -> str:
+    kinds = sorted({type(layer).__name__ for layer in getattr(cache, "layers", [])})
+    return "/".join([type(cache).__name__, *kinds])
+
+
+def why_not_shareable(model: PreTrainedModel) -> str | None:
+    """Say why the shared-prompt path is not exact for this model as it is set up now; ``None`` where it is."""
+    config = model.config.get_text_config()
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layer_types != {"full_attention"}:
+        return f"it mixes attention kinds ({', '.join(sorted(layer_types))})"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "it uses sliding-window attention"
+    if model.is_gradient_checkpointing and model.training:
+        return "gradient checkpointing is on, which keeps no cache"
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder"
+    if model.training and _has_dropout(model):
+        return "dropout is on, and shared prompts would share its noise"
+    return None
+
+
+def _has_dropout(model: PreTrainedModel) -> bool:
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    config = model.config.get_text_config()
+    names = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "dropout")
+    return any((getattr(config, name, 0.0) or 0.0) > 0 for name in names)
