@@ -8,6 +8,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 
 from covgrpo.core import get_weighting
+from covgrpo.hardware import cpu_has_bf16
 
 WEIGHTING_SCOPES = ("group", "batch")
 
@@ -80,10 +81,3 @@ class CovGRPOConfig(GRPOConfig):
             known = ", ".join(WEIGHTING_SCOPES)
             raise ValueError(f"unknown weighting_scope {self.weighting_scope!r}; known: {known}.")
         get_weighting(self.weighting, **(self.weighting_kwargs or {}))
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware; elsewhere autocast would only slow it down."""
-    read = getattr(torch.cpu, "get_capabilities", None)  # torch 2.13 has it; older ones count as without
-    capabilities = read() if read is not None else {}
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -8,7 +8,7 @@ from trl import GRPOTrainer
 from trl.extras.profiling import profiling_context
 from trl.models import unwrap_model_for_generation
 
-from covgrpo.trl.sampling import Samples, SamplingSettings, sample
+from covgrpo.rollouts import Samples, SamplingSettings, sample
 
 # What the sampler understands of TRL's generation arguments; anything else is left to transformers' `generate`.
 _UNDERSTOOD = {

@@ -1,0 +1,35 @@
+"""The command line. Thin: it reads flags, calls the rooms, and prints."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from covgrpo import __version__
+from covgrpo.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``covgrpo``; returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
+    from covgrpo.cli import evaluate, listing, train
+
+    parser = argparse.ArgumentParser(
+        prog="covgrpo", description="Covariance-aware GRPO: train, evaluate, look inside.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"covgrpo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for room in (train, evaluate, listing):
+        room.add_parser(commands)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except UserError as error:
+        print(f"covgrpo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("covgrpo: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (such as `| head`); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

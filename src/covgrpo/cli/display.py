@@ -1,0 +1,100 @@
+"""What a person watches: a live line with small charts on a terminal, plain lines elsewhere."""
+
+from typing import Any
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 24
+
+
+def sparkline(values: list[float], low: float, high: float) -> str:
+    """Draw the last values as bars between ``low`` and ``high``."""
+    span = (high - low) or 1.0
+    top = len(_BARS) - 1
+    return "".join(_BARS[min(top, max(0, round((v - low) / span * top)))] for v in values[-_WIDTH:])
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Display:
+    """Progress of a run. On a terminal the last lines redraw themselves; otherwise one plain line a step."""
+
+    def __init__(self, completions_per_step: int):
+        from rich.console import Console
+
+        self.console = Console(highlight=False)
+        self.live: Any = None
+        self.completions = completions_per_step
+        self.rewards: list[float] = []
+        self.entropies: list[float] = []
+        self.walls: list[float] = []
+        self.steps = 0
+
+    def message(self, text: str) -> None:
+        """Print a line above the live part."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def started(self, step: int, steps: int) -> None:
+        """Begin to show progress from ``step`` of ``steps``."""
+        self.steps = steps
+        if self.console.is_terminal:
+            from rich.live import Live
+
+            self.live = Live(console=self.console, refresh_per_second=4, transient=False)
+            self.live.start()
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Show one step's metrics."""
+        self.rewards.append(record.get("reward") or 0.0)
+        self.entropies.append(record.get("entropy") or 0.0)
+        self.walls.append(record["time/wall"])
+        recent = sorted(self.walls[-10:])
+        left = (self.steps - record["step"]) * recent[len(recent) // 2]
+        speed = record.get("completions/mean_length", 0.0) * self.completions / record["time/wall"]
+        if self.live is None:
+            self.message(self._line(record, speed, left))
+        else:
+            self.live.update(self._panel(record, speed, left))
+
+    def evaluating(self, what: str, done: int, total: int) -> None:
+        """Show the progress of an evaluation; on a terminal only."""
+        if self.console.is_terminal and self.live is None:
+            end = "\n" if done >= total else ""
+            self.console.print(f"\rmeasuring accuracy {what} training: {done}/{total} completions", end=end)
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def _line(self, record: dict[str, Any], speed: float, left: float) -> str:
+        return (
+            f"step {record['step']:>4}/{self.steps}  reward {self.rewards[-1]:.3f}  entropy {self.entropies[-1]:.3f}  "
+            f"grad_norm {record.get('grad_norm') or 0.0:.2f}  {speed:.0f} tok/s  {duration(left)} left"
+        )
+
+    def _panel(self, record: dict[str, Any], speed: float, left: float) -> Any:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        step = record["step"]
+        table.add_row(
+            f"step {step}/{self.steps}", ProgressBar(self.steps, step, width=_WIDTH), f"{duration(left)} left"
+        )
+        table.add_row(
+            "reward", f"[green]{sparkline(self.rewards, 0, max(1.0, *self.rewards))}[/]", f"{self.rewards[-1]:.3f}"
+        )
+        top = max(self.entropies)
+        table.add_row("entropy", f"[cyan]{sparkline(self.entropies, 0, top)}[/]", f"{self.entropies[-1]:.3f} nats")
+        table.add_row(
+            "covariance",
+            f"sigma {record.get('cov/sigma') or 0.0:.2f}, top 1 % above {record.get('cov/top_0.01') or 0.0:.2f}",
+            f"{speed:.0f} tok/s",
+        )
+        return table

@@ -1,0 +1,209 @@
+"""Accuracy of a model on a task's held-out problems: greedy and sampled, with intervals over problems."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from covgrpo.evaluation.intervals import bootstrap_mean, wilson
+from covgrpo.hardware import autocast
+from covgrpo.rollouts import SamplingSettings, sample
+from covgrpo.tasks import Problem, PromptFormat, get_answer_format
+from covgrpo.verify import VerifierPool
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How to evaluate.
+
+    Args:
+        samples: sampled completions for each problem; 0: greedy only.
+        temperature: of the sampled completions.
+        max_completion_length: tokens.
+        seed: of sampling and bootstrap.
+        batch_size: completions forwarded at once.
+        bf16: bfloat16 autocast; ``None``: where the hardware has it.
+
+    """
+
+    samples: int = 4
+    temperature: float = 1.0
+    max_completion_length: int = 64
+    seed: int = 0
+    batch_size: int = 256
+    bf16: bool | None = None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A mean score as a fraction, with its 95 % interval."""
+
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result over ``n`` problems.
+
+    ``greedy``: Wilson score interval where every score is 0 or 1, bootstrap over problems otherwise. ``sampled``: mean
+    over problems of the mean over samples, bootstrap over problems. ``entropy``: mean over the sampled tokens of the
+    policy's entropy in nats. ``unscored``: completions whose verifier failed; they count as 0.
+    """
+
+    n: int
+    seed: int
+    samples: int
+    temperature: float
+    greedy: Accuracy
+    sampled: Accuracy | None
+    entropy: float | None
+    mean_length: float
+    unscored: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dict."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    scores: list[float]
+    entropies: list[float]
+    lengths: list[int]
+    unscored: int
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    examples: Sequence[Problem],
+    prompt_format: PromptFormat,
+    pool: VerifierPool,
+    settings: EvalSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate ``model`` on ``problems``.
+
+    Args:
+        model: causal language model.
+        tokenizer: its tokenizer, with a chat template.
+        problems: held-out problems.
+        examples: solved examples for the prompt.
+        prompt_format: how a problem becomes a prompt.
+        pool: the task's verifier.
+        settings: see :class:`EvalSettings`.
+        progress: called with (completions done, completions in all).
+
+    """
+    prompts = [encode_prompt(tokenizer, prompt_format.messages(problem, examples)) for problem in problems]
+    total = len(problems) * (1 + settings.samples)
+    report = progress or (lambda done, total: None)
+    runner = _Runner(model, tokenizer, pool, prompt_format, settings)
+    was_training = model.training
+    model.eval()
+    try:
+        greedy = runner.run(prompts, problems, 1, 0.0, lambda done: report(done, total))
+        sampled = None
+        if settings.samples:
+            sampled = runner.run(
+                prompts,
+                problems,
+                settings.samples,
+                settings.temperature,
+                lambda done: report(len(prompts) + done, total),
+            )
+    finally:
+        model.train(was_training)
+    parts = [greedy] if sampled is None else [greedy, sampled]
+    lengths = [length for part in parts for length in part.lengths]
+    return Evaluation(
+        n=len(problems),
+        seed=settings.seed,
+        samples=settings.samples,
+        temperature=settings.temperature,
+        greedy=_accuracy([[score] for score in greedy.scores], settings.seed),
+        sampled=None if sampled is None else _accuracy(_by_problem(sampled.scores, settings.samples), settings.seed),
+        entropy=None if sampled is None else sum(sampled.entropies) / max(1, len(sampled.entropies)),
+        mean_length=sum(lengths) / len(lengths),
+        unscored=sum(part.unscored for part in parts),
+    )
+
+
+def encode_prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Token ids of a chat prompt, with the generation prompt, as the trainer makes them."""
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every token id that ends a completion: the tokenizer's and the model's own."""
+    own = model.generation_config.eos_token_id
+    ids = [] if own is None else [own] if isinstance(own, int) else list(own)
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *ids]))
+
+
+@dataclass(frozen=True)
+class _Runner:
+    model: Any
+    tokenizer: Any
+    pool: VerifierPool
+    prompt_format: PromptFormat
+    settings: EvalSettings
+
+    def run(
+        self,
+        prompts: list[list[int]],
+        problems: Sequence[Problem],
+        repeats: int,
+        temperature: float,
+        report: Callable[[int], None],
+    ) -> _Scored:
+        """Draw and score ``repeats`` completions a problem, those of a problem next to each other."""
+        rows = [row for row in range(len(prompts)) for _ in range(repeats)]
+        device = next(self.model.parameters()).device
+        generator = torch.Generator(device).manual_seed(self.settings.seed)
+        scores, entropies, lengths, unscored = [], [], [], 0
+        for start in range(0, len(rows), self.settings.batch_size):
+            chunk = rows[start : start + self.settings.batch_size]
+            with autocast(device, self.settings.bf16):
+                drawn = sample(self.model, [prompts[row] for row in chunk], self._sampling(temperature), generator)
+            texts = self.tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
+            extract = get_answer_format(self.prompt_format.answer_format).extract
+            items = [(problems[row].payload, extract(text)) for row, text in zip(chunk, texts, strict=True)]
+            verdicts = self.pool.score(items)
+            scores += [verdict.score for verdict in verdicts]
+            unscored += sum(verdict.failure is not None for verdict in verdicts)
+            entropies += [value for values in drawn.entropies for value in values]
+            lengths += [len(ids) for ids in drawn.token_ids]
+            report(len(scores))
+        return _Scored(scores, entropies, lengths, unscored)
+
+    def _sampling(self, temperature: float) -> SamplingSettings:
+        return SamplingSettings(
+            max_new_tokens=self.settings.max_completion_length,
+            eos_token_ids=eos_ids(self.model, self.tokenizer),
+            pad_token_id=self.tokenizer.pad_token_id,
+            temperature=temperature,
+        )
+
+
+def _by_problem(scores: list[float], repeats: int) -> list[list[float]]:
+    return [scores[start : start + repeats] for start in range(0, len(scores), repeats)]
+
+
+def _accuracy(scores: list[list[float]], seed: int) -> Accuracy:
+    means = [sum(values) / len(values) for values in scores]
+    mean = sum(means) / len(means)
+    if all(len(values) == 1 and values[0] in (0.0, 1.0) for values in scores):
+        return Accuracy(mean, *wilson(round(sum(means)), len(means)))
+    return Accuracy(mean, *bootstrap_mean(means, seed=seed))
+
+
+def to_json(evaluation: Evaluation) -> str:
+    """One JSON object."""
+    return json.dumps(evaluation.to_dict(), indent=2)

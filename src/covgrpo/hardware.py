@@ -1,0 +1,26 @@
+"""What the machine can do."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware; elsewhere autocast would only slow it down."""
+    read = getattr(torch.cpu, "get_capabilities", None)  # torch 2.13 has it; older ones count as without
+    capabilities = read() if read is not None else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether ``device`` has bfloat16 arithmetic."""
+    if device.type == "cpu":
+        return cpu_has_bf16()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def autocast(device: torch.device, bf16: bool | None = None) -> Any:
+    """Return a context of bfloat16 autocast; ``bf16`` None: where the device has it."""
+    use = has_bf16(device) if bf16 is None else bf16
+    return torch.autocast(device.type, dtype=torch.bfloat16) if use else nullcontext()

@@ -1,0 +1,333 @@
+"""The folder of a run, readable without covgrpo: JSON objects, one JSON object a line, and model folders.
+
+``config.json`` (what the run was asked to do), ``environment.json`` (what it ran on), ``metrics.jsonl`` and
+``samples.jsonl`` (one record a line, each with its ``step``), ``checkpoint-N/``, ``model/`` (the end result), and
+``resume-N.json`` (configuration and environment of the N-th resumption). Standard library only.
+"""
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from covgrpo.errors import UserError
+
+_ABSENT = "(absent)"
+_PROBE_BYTES = 1 << 20
+# Keys that say where and how a run goes on, not what it computes.
+RESUME_IGNORES = frozenset({"resume", "output"})
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder at ``path``. ``RunFolder(path)`` only reads and appends; ``RunFolder.create`` starts a run.
+
+    In distributed training only the first process may create it or append to it.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        resume: bool = False,
+        ignore: Collection[str] = RESUME_IGNORES,
+    ) -> "RunFolder":
+        """Makes the folder and writes config.json and environment.json; on ``resume`` checks the one that is there.
+
+        A resumed run keeps both files as they were and gets a ``resume-N.json``. ``ignore`` holds the (dotted) keys
+        that may differ then.
+
+        Raises:
+            UserError: the path holds another run, other files or is a file; no permission; no space; on ``resume``,
+                no run there or a configuration that differs.
+        """
+        from covgrpo.runs.environment import describe_environment
+
+        run = cls(Path(path).expanduser())
+        run._check_target(resume)
+        plain = _plain(config)
+        if resume:
+            run._check_same(plain, ignore)
+        with _named_errors(run.path):
+            made = not run.path.exists()
+            run.path.mkdir(parents=True, exist_ok=True)
+            try:
+                _probe(run.path)
+                run._write_start(plain, describe_environment(), resume)
+            except BaseException:
+                if made:
+                    run._unmake()
+                raise
+        return run
+
+    @property
+    def config(self) -> Path:
+        """Path of ``config.json``."""
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        """Path of ``environment.json``."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Path of ``metrics.jsonl``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Path of ``samples.jsonl``."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """Path of the final model's folder."""
+        return self.path / "model"
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Writes ``value`` to the file ``name`` of the folder, whole or not at all; NaN and infinities become null.
+
+        Raises:
+            UserError: no space or no permission.
+            TypeError: a value that JSON has no form for.
+        """
+        target = self.path / name
+        with _named_errors(self.path), _replacing(target) as file:
+            file.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return target
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Appends one record to metrics.jsonl, flushed; NaN and infinities become null. Raises as ``write_json``."""
+        self._append(self.metrics, [record])
+
+    def append_samples(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Appends records to samples.jsonl, flushed. Raises as ``write_json``."""
+        self._append(self.samples, records)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, in order; none if there is no such file.
+
+        A torn last line, left by a process that was killed, is left out.
+
+        Raises:
+            UserError: any other line that is no JSON object, or a file that cannot be read.
+        """
+        return [record for record, _ in _records(self.metrics)]
+
+    def truncate_after(self, step: int) -> None:
+        """Drops records with a ``step`` above ``step`` from metrics.jsonl and samples.jsonl, each file atomically.
+
+        For going on from checkpoint ``step``. Records without a step stay; a torn last line goes.
+
+        Raises:
+            UserError: a damaged line before the last, no space or no permission.
+        """
+        for path in (self.metrics, self.samples):
+            if path.exists():
+                self._rewrite(path, lambda record: (record.get("step") or 0) <= step)
+
+    def checkpoints(self) -> list[Path]:
+        """The complete checkpoints, by step: folders ``checkpoint-N`` with trainer_state.json and whole weights."""
+        found = []
+        for folder in self.path.glob("checkpoint-*"):
+            match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+            if match and _is_complete(folder):
+                found.append((int(match[1]), folder))
+        return [folder for _, folder in sorted(found)]
+
+    def latest_checkpoint(self) -> Path | None:
+        """The complete checkpoint of the highest step, or None."""
+        return next(reversed(self.checkpoints()), None)
+
+    def _rewrite(self, path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+        with _named_errors(self.path), _replacing(path) as file:
+            file.writelines(line + "\n" for record, line in _records(path) if keep(record))
+
+    def _mend_ends(self) -> None:
+        """Drops torn last lines: the next record would be appended to them."""
+        for path in (self.metrics, self.samples):
+            if path.exists() and not path.read_bytes().endswith(b"\n"):
+                self._rewrite(path, lambda record: True)
+
+    def _append(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        # All lines before any write: a record that has no JSON form leaves the file as it was.
+        text = "".join(json.dumps(_plain(r), ensure_ascii=False, allow_nan=False) + "\n" for r in records)
+        with _named_errors(self.path), path.open("a", encoding="utf-8") as file:
+            file.write(text)  # closing flushes
+
+    def _check_target(self, resume: bool) -> None:
+        with _named_errors(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise UserError(f"{self.path} is a file; choose another --output")
+            holds_run = self.config.exists() or self.metrics.exists()
+            if resume and not self.config.exists():
+                raise UserError(f"{self.path} has no config.json to resume from; leave out --resume to start there")
+            if resume:
+                return
+            if holds_run:
+                raise UserError(f"{self.path} holds another run; choose another --output or pass --resume")
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise UserError(f"{self.path} is a folder with other files and no run; choose another --output")
+
+    def _unmake(self) -> None:
+        """Takes back a folder that ``create`` made and could not fill, so that the next try finds the path free."""
+        with suppress(OSError):
+            self.environment.unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def _check_same(self, config: Any, ignore: Collection[str]) -> None:
+        try:
+            old = json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {self.config} ({error}); choose another --output") from error
+        for key, before, now in differences(old, config, ignore):
+            raise UserError(
+                f"cannot resume {self.path}: its {key} is {_shown(before)} and now {_shown(now)}; "
+                "choose another --output or the same settings"
+            )
+
+    def _write_start(self, config: Any, environment: Any, resume: bool) -> None:
+        if resume:
+            self._mend_ends()
+            count = sum(1 for _ in self.path.glob("resume-*.json"))
+            self.write_json(f"resume-{count + 1}.json", {"config": config, "environment": environment})
+            return
+        # environment.json first: config.json marks the folder as a run.
+        self.write_json("environment.json", environment)
+        self.write_json("config.json", config)
+
+
+def differences(old: Any, new: Any, ignore: Collection[str] = ()) -> list[tuple[str, Any, Any]]:
+    """Where two configurations differ: ``(dotted key, old value, new value)``, in the order of ``old``, then ``new``.
+
+    Both are compared in their JSON form, so a tuple equals a list. ``ignore`` holds dotted keys; ``"trainer"`` covers
+    ``trainer.seed`` too. A key that is on one side only has the value ``"(absent)"`` on the other.
+    """
+    flat_old, flat_new = dict(_flat(_plain(old))), dict(_flat(_plain(new)))
+    found = []
+    for key in dict.fromkeys([*flat_old, *flat_new]):
+        before, now = flat_old.get(key, _ABSENT), flat_new.get(key, _ABSENT)
+        # 1, 1.0 and True are equal in Python; only the last is another setting.
+        same = before == now and isinstance(before, bool) == isinstance(now, bool)
+        if not same and not any(key == i or key.startswith(f"{i}.") for i in ignore):
+            found.append((key, before, now))
+    return found
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and (value or not prefix):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value
+
+
+def _shown(value: Any) -> str:
+    text = value if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in JSON's types: NaN and infinities null, paths text, NumPy and torch scalars and arrays as numbers."""
+    if hasattr(value, "tolist"):  # a NumPy or torch scalar gives a number, an array lists
+        value = value.tolist()
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    raise TypeError(f"a run's record cannot hold a {type(value).__name__}: {value!r}")
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each record of a JSON-lines file with its line; a torn last line is left out."""
+    if not path.exists():
+        return
+    with _named_errors(path.parent), path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8").rstrip("\r\n")
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("not an object")
+            except ValueError as error:
+                if not raw.endswith(b"\n"):
+                    return  # torn: lines are written with their end
+                raise UserError(f"{path} line {number} is no JSON object ({error})") from error
+            yield record, line
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[IO[str]]:
+    """A file beside ``target`` that takes its place when the block ends well."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def _probe(folder: Path) -> None:
+    """Writes and removes a megabyte: permissions and free space say less than trying."""
+    with tempfile.TemporaryFile(prefix=".probe-", dir=folder) as file:
+        file.write(b"\0" * _PROBE_BYTES)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _named_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else folder
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot use the run folder {folder} ({where}: {reason}); choose another --output") from error
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        else:
+            names = {p.name for p in folder.glob("*.safetensors")} & {"model.safetensors", "adapter_model.safetensors"}
+        return bool(names) and all(_is_whole_safetensors(folder / name) for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_whole_safetensors(path: Path) -> bool:
+    """Whether the file is as long as its header says: 8 bytes of header length, the header (JSON), the tensors."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size
+        if header_bytes > size:
+            return False
+        header = json.loads(file.read(header_bytes))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return size == 8 + header_bytes + max(ends, default=0)

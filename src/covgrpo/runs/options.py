@@ -1,0 +1,191 @@
+"""Everything that ``covgrpo train`` can be told, in one dataclass: its fields are the flags and the YAML keys."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from covgrpo.errors import UserError
+
+_MAX_TOKENS_A_MICRO_BATCH = 16_384
+
+
+def option(default: Any, text: str, section: str) -> Any:
+    """Make a dataclass field that carries its help text and its section; a dict or list default is copied."""
+    metadata = {"help": text, "section": section}
+    if isinstance(default, dict | list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class TrainOptions:
+    """Options of a training run. Fractions are fractions; times are in seconds; lengths in tokens."""
+
+    task: str = option("", "Task, e.g. addition, reasoning_gym:NAME, jsonl:PATH (see `covgrpo tasks`).", "task")
+    task_params: dict[str, Any] = option({}, "Parameters of the task, KEY=VALUE.", "task")
+    answer_format: str = option("plain", "How the answer is written: plain, boxed or think.", "task")
+    system_prompt: str | None = option(None, "System prompt; default: the answer format's; empty: none.", "task")
+    num_examples: int = option(0, "Solved examples before each question.", "task")
+    train_problems: int = option(2000, "Distinct training problems at most; the run cycles over them.", "task")
+    correctness_weight: float = option(1.0, "Weight of the correctness reward.", "task")
+    format_weight: float = option(0.0, "Weight of the format reward.", "task")
+    verifier_timeout: float = option(
+        5.0, "Seconds after which a verifier is stopped and the completion gets 0.", "task"
+    )
+    verifier_workers: int = option(1, "Verifier processes.", "task")
+
+    model: str = option("smollm2-135m", "Built-in name, local folder or hub id (see `covgrpo models`).", "model")
+    dtype: str = option("float32", "Dtype of the weights: float32, bfloat16, float16 or auto.", "model")
+    bf16: bool | None = option(None, "bfloat16 autocast; default: where the hardware has it.", "model")
+    trust_remote_code: bool = option(False, "Run Python code that comes with the model.", "model")
+    threads: int | None = option(None, "CPU threads; default: torch's choice.", "model")
+
+    weighting: str = option("gaussian", "Token weighting: gaussian, none, or module:Class of your own.", "method")
+    weighting_kwargs: dict[str, Any] = option({}, "Hyperparameters of the weighting, KEY=VALUE.", "method")
+    weighting_scope: str = option("group", "Tokens that share statistics: group or batch.", "method")
+    fast_path: bool = option(True, "Share prompts and leave zero-advantage completions out; exact.", "method")
+
+    steps: int = option(100, "Optimizer steps.", "optimisation")
+    prompts_per_step: int = option(8, "Prompts in each optimizer step, over all processes.", "optimisation")
+    num_generations: int = option(16, "Completions sampled for each prompt.", "optimisation")
+    max_completion_length: int = option(64, "Tokens of a completion at most.", "optimisation")
+    temperature: float = option(1.0, "Sampling temperature, which also divides the loss's logits.", "optimisation")
+    learning_rate: float = option(1e-5, "AdamW's learning rate.", "optimisation")
+    lr_scheduler_type: str = option("constant", "Schedule: constant, linear, cosine, ...", "optimisation")
+    warmup_steps: int = option(0, "Steps of linear warm-up.", "optimisation")
+    weight_decay: float = option(0.0, "AdamW's weight decay.", "optimisation")
+    adam_beta2: float = option(0.95, "AdamW's second-moment decay.", "optimisation")
+    max_grad_norm: float = option(1.0, "Gradient norm above which the gradient is scaled down.", "optimisation")
+    loss_type: str = option("dapo", "TRL's loss type.", "optimisation")
+    beta: float = option(0.0, "Weight of the KL penalty to the initial model.", "optimisation")
+    num_iterations: int = option(1, "Updates for each rollout batch.", "optimisation")
+    micro_batch_size: int | None = option(
+        None, "Completions forwarded at once on a device; changes memory and speed only. Default: fits.", "optimisation"
+    )
+    trl: dict[str, Any] = option({}, "Any other option of TRL's GRPOConfig, KEY=VALUE.", "optimisation")
+
+    output: str | None = option(None, "Run folder; default: runs/TASK-WEIGHTING-sSEED.", "run")
+    resume: bool = option(False, "Go on from the run folder's last checkpoint.", "run")
+    seed: int = option(0, "Seed of everything.", "run")
+    save_steps: int = option(50, "Steps between checkpoints.", "run")
+    samples_per_step: int = option(4, "Completions a step kept in samples.jsonl.", "run")
+    evaluate: bool = option(False, "Measure accuracy on held-out problems before and after.", "run")
+    eval_problems: int = option(100, "Held-out problems at most.", "run")
+    eval_samples: int = option(4, "Sampled completions for each held-out problem.", "run")
+    report_to: list[str] = option([], "Loggers of transformers: tensorboard, wandb, trackio, ...", "run")
+
+    def check(self) -> None:
+        """Check what can be known without model, task and network.
+
+        Raises:
+            UserError: one sentence naming the option and its value.
+        """
+        if not self.task:
+            raise UserError("no task given: pass --task, for example --task addition (see `covgrpo tasks`).")
+        least = {
+            "steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "num_iterations": 1,
+            "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
+            "eval_samples": 1, "warmup_steps": 0, "seed": 0,
+        }  # fmt: skip
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {bound}.")
+        for name in ("temperature", "learning_rate", "max_grad_norm", "verifier_timeout"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("threads", "micro_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.correctness_weight == 0 and self.format_weight == 0:
+            raise UserError("correctness_weight and format_weight are both 0; no completion could earn a reward.")
+
+    def run_folder(self) -> str:
+        """Return the run folder: as given, or by task, weighting and seed."""
+        if self.output:
+            return self.output
+        task = self.task.split("?")[0].replace(":", "-").replace("/", "-").strip("-.")
+        return str(Path("runs") / f"{task}-{self.weighting.split(':')[-1]}-s{self.seed}")
+
+    def per_device_batch(self, world_size: int) -> tuple[int, int]:
+        """Split a step's completions: (micro-batch size, micro-batches) on each of ``world_size`` processes.
+
+        Raises:
+            UserError: the completions do not divide evenly.
+        """
+        total = self.prompts_per_step * self.num_generations
+        if total % world_size:
+            raise UserError(
+                f"prompts_per_step x num_generations = {total} does not divide over {world_size} processes."
+            )
+        local = total // world_size
+        size = self.micro_batch_size
+        if size is None:
+            most = max(1, _MAX_TOKENS_A_MICRO_BATCH // self.max_completion_length)
+            size = max(n for n in range(1, local + 1) if local % n == 0 and n <= most)
+        if local % size:
+            raise UserError(f"micro_batch_size is {size}; it must divide the {local} completions of a process's step.")
+        return size, local // size
+
+
+def options_from_dict(values: dict[str, Any], source: str) -> TrainOptions:
+    """Build options from a mapping, with types checked.
+
+    Args:
+        values: option name -> value; missing ones keep their default.
+        source: what the values came from, for the error.
+
+    Raises:
+        UserError: an unknown key (the nearest is suggested) or a value of the wrong type.
+    """
+    known = {f.name for f in dataclasses.fields(TrainOptions)}
+    hints = typing.get_type_hints(TrainOptions)
+    checked = {}
+    for key, value in values.items():
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{source}: unknown option {key!r}.{hint}")
+        checked[key] = _typed(value, hints[key], f"{source}: option {key!r}")
+    return TrainOptions(**checked)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Read a YAML file of options.
+
+    Raises:
+        UserError: the file cannot be read or is no mapping; names file and line.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {(error.strerror or str(error)).lower()}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"config {path} is not valid YAML: {problem}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config {path} must be a mapping of options, not {type(values).__name__}.")
+    return values
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """``value`` if it has the type; ints pass as floats, and text such as 1e-5 (YAML reads it so) as numbers."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in kinds:
+        plain = typing.get_origin(kind) or kind
+        if plain is float and isinstance(value, int | str) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
+            return value
+    names = " or ".join(
+        getattr(typing.get_origin(k) or k, "__name__", str(k)).replace("NoneType", "null") for k in kinds
+    )
+    raise UserError(f"{where} must be {names}, not {value!r}.")

@@ -1,0 +1,111 @@
+"""Writes a run's records while TRL trains: metrics, samples, and what a signal asks for."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback
+
+from covgrpo.runs.folder import RunFolder
+
+StepListener = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class StopRequest:
+    """Which signal asked the run to stop, if any. The first one lets the step finish; a second one ends it."""
+
+    signal: int | None = None
+    announce: Callable[[str], None] = print
+
+    @contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Handle SIGINT and SIGTERM inside the block."""
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        self.announce("stopping after this step with a checkpoint; once more to stop at once without one")
+
+
+@dataclass
+class RunRecorder(TrainerCallback):
+    """One line in metrics.jsonl for each step, a few completions in samples.jsonl.
+
+    Args:
+        run: where to write; ``None`` on processes that are not the first.
+        stop: checked at the end of each step.
+        samples_per_step: completions kept.
+        on_step: called with each metrics record.
+
+    """
+
+    run: RunFolder | None
+    stop: StopRequest
+    samples_per_step: int
+    on_step: StepListener
+    trainer: Any = None
+    _since: float = field(default_factory=time.perf_counter)
+    _kept_step: int = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Record a step's logs."""
+        if self.run is None or not logs or "loss" not in logs or "reward" not in logs:
+            return
+        now = time.perf_counter()
+        record = {"step": state.global_step, **logs, "time/wall": now - self._since}
+        self._since = now
+        self.run.append_metrics(record)
+        self._record_samples(state.global_step)
+        self.on_step(record)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop with a checkpoint if a signal came."""
+        if self.stop.signal is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _record_samples(self, step: int) -> None:
+        """Keep completions spread evenly over the latest rollout batch (TRL's own log of it)."""
+        logs = self.trainer._logs
+        total = len(logs["completion"])
+        count = min(self.samples_per_step, total)
+        if self.run is None or count == 0 or step == self._kept_step:
+            return
+        self._kept_step = step
+        rewards = {name: list(values) for name, values in logs["rewards"].items()}
+        records = []
+        for index in sorted({i * total // count for i in range(count)}):
+            records.append(
+                {
+                    "step": step,
+                    "prompt": _last_content(logs["prompt"][index]),
+                    "completion": _last_content(logs["completion"][index]),
+                    "rewards": {name: _finite(values[index]) for name, values in rewards.items()},
+                    "advantage": _finite(logs["advantages"][index]),
+                }
+            )
+        self.run.append_samples(records)
+
+
+def _last_content(messages: Any) -> str:
+    return messages if isinstance(messages, str) else str(messages[-1].get("content", ""))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

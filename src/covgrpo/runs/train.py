@@ -1,0 +1,265 @@
+"""A training run from its options: task -> model -> trainer -> run folder."""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covgrpo.errors import UserError
+from covgrpo.runs.folder import RESUME_IGNORES, RunFolder
+from covgrpo.runs.options import TrainOptions
+from covgrpo.tasks import Problem, PromptFormat, Task, load_task
+
+# What a resumed run may be told differently: where and how far it goes, not what it computes.
+_MAY_CHANGE = RESUME_IGNORES | {"options.resume", "options.output", "options.report_to", "options.threads", "trainer"}
+
+
+# Options that TRL's config has under the same name.
+_PASSED_ON = (
+    *("weighting", "weighting_scope", "fast_path", "num_generations", "max_completion_length", "temperature"),
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta2", "max_grad_norm"),
+    *("loss_type", "beta", "num_iterations", "save_steps", "bf16"),
+)
+
+
+@dataclass
+class Watcher:
+    """What the command line does while a run goes on; every hook is optional."""
+
+    message: Callable[[str], None] = print
+    started: Callable[[int, int], None] = lambda step, steps: None  # noqa: E731
+    step: Callable[[dict[str, Any]], None] = lambda record: None  # noqa: E731
+    evaluating: Callable[[str, int, int], None] = lambda what, done, total: None  # noqa: E731
+
+
+@dataclass
+class TrainResult:
+    """How a run ended: the folder, the last step, evaluations where asked for, the signal that stopped it if any."""
+
+    folder: Path
+    step: int
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    stopped_by: int | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Data:
+    task: Task
+    prompt_format: PromptFormat
+    examples: list[Problem]
+    train: list[Problem]
+    held_out: list[Problem]
+
+
+def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
+    """Train as ``options`` say and leave a run folder that stands alone.
+
+    Raises:
+        UserError: bad input; one sentence.
+    """
+    options.check()
+    data = _load_data(options)
+    _set_threads(options.threads)
+    quiet_libraries()
+    from accelerate import PartialState
+
+    from covgrpo.models import load_model, resolve_model
+
+    resolve_model(options.model)
+    args = _trainer_config(options)
+    main = PartialState().is_main_process
+    config = {"command": "train", "options": dataclasses.asdict(options), "trainer": _plain_config(args)}
+    config["task"], config["examples"] = data.task.spec, [problem.id for problem in data.examples]
+    run = RunFolder.create(options.run_folder(), config, resume=options.resume, ignore=_MAY_CHANGE) if main else None
+    checkpoint = RunFolder(Path(options.run_folder())).latest_checkpoint() if options.resume else None
+    if run is not None:
+        _begin(run, checkpoint, watcher, options)
+    model, tokenizer = load_model(options.model, options.dtype, options.trust_remote_code)
+    return _Session(options, watcher, data, args, run).go(model, tokenizer, checkpoint)
+
+
+def _begin(run: RunFolder, checkpoint: Path | None, watcher: Watcher, options: TrainOptions) -> None:
+    if options.resume:
+        step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        run.truncate_after(step)
+        watcher.message(f"resuming {run.path} from step {step}")
+
+
+def _load_data(options: TrainOptions) -> _Data:
+    task = load_task(options.task, options.task_params)
+    prompt_format = PromptFormat(options.answer_format, options.system_prompt, options.num_examples)
+    train = task.problems("train", options.train_problems + options.num_examples, options.seed)
+    # A task may have fewer problems than asked for; solved examples come first and are not trained on.
+    if len(train) <= options.num_examples:
+        raise UserError(f"task {task.spec} has {len(train)} training problems, too few for num_examples and training.")
+    examples, train = train[: options.num_examples], train[options.num_examples :]
+    held_out = task.problems("eval", options.eval_problems, options.seed) if options.evaluate else []
+    return _Data(task, prompt_format, examples, train, held_out)
+
+
+def _trainer_config(options: TrainOptions) -> Any:
+    from accelerate import PartialState
+
+    from covgrpo.trl import CovGRPOConfig
+
+    state = PartialState(cpu=_on_cpu())
+    size, micro_batches = options.per_device_batch(state.num_processes)
+    settings: dict[str, Any] = {
+        "output_dir": options.run_folder(),
+        "seed": options.seed,
+        "max_steps": options.steps,
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": micro_batches,
+        "reward_weights": [options.correctness_weight, options.format_weight],
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "disable_tqdm": True,
+        "report_to": options.report_to,
+        "weighting_kwargs": options.weighting_kwargs or None,
+    }
+    settings.update({name: getattr(options, name) for name in _PASSED_ON})
+    known = {f.name for f in dataclasses.fields(CovGRPOConfig)}
+    for name, value in options.trl.items():
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"trl: GRPOConfig has no option {name!r}.{hint}")
+        settings[name] = value
+    try:
+        return CovGRPOConfig(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _on_cpu() -> bool:
+    import torch
+
+    return not torch.accelerator.is_available()
+
+
+@dataclass
+class _Session:
+    options: TrainOptions
+    watcher: Watcher
+    data: _Data
+    args: Any
+    run: RunFolder | None
+
+    def go(self, model: Any, tokenizer: Any, checkpoint: Path | None) -> TrainResult:
+        from covgrpo.runs.recorder import RunRecorder, StopRequest
+        from covgrpo.verify import VerifierPool
+
+        options = self.options
+        stop = StopRequest(announce=self.watcher.message)
+        result = TrainResult(Path(options.run_folder()), 0)
+        with VerifierPool(
+            self.data.task.verifier, num_workers=options.verifier_workers, timeout_s=options.verifier_timeout
+        ) as pool:
+            result.before = self._evaluate("before", model, tokenizer, pool)
+            recorder = RunRecorder(self.run, stop, options.samples_per_step, self.watcher.step)
+            trainer = self._trainer(model, tokenizer, pool, recorder)
+            self.watcher.started(int(checkpoint.name.split("-")[1]) if checkpoint else 0, options.steps)
+            with stop.listening():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            result.step, result.stopped_by = trainer.state.global_step, stop.signal
+            if result.step >= options.steps:
+                trainer.save_model(str(result.folder / "model"))
+                result.stopped_by = None
+                result.after = self._evaluate("after", trainer.accelerator.unwrap_model(trainer.model), tokenizer, pool)
+        if self.run is not None:
+            result.metrics = self.run.read_metrics()
+        return result
+
+    def _trainer(self, model: Any, tokenizer: Any, pool: Any, recorder: Any) -> Any:
+        from transformers import PrinterCallback
+
+        from covgrpo.rewards import CorrectnessReward, FormatReward
+        from covgrpo.trl import CovGRPOTrainer
+
+        try:
+            trainer = CovGRPOTrainer(
+                model=model,
+                reward_funcs=[
+                    CorrectnessReward(pool, self.options.answer_format),
+                    FormatReward(self.options.answer_format),
+                ],
+                args=self.args,
+                train_dataset=self._dataset(),
+                processing_class=tokenizer,
+                callbacks=[recorder],
+            )
+        except ValueError as error:
+            raise UserError(" ".join(str(error).split())) from error
+        trainer.remove_callback(PrinterCallback)
+        recorder.trainer = trainer
+        return trainer
+
+    def _dataset(self) -> Any:
+        from datasets import Dataset
+
+        rows = [
+            {
+                "prompt": self.data.prompt_format.messages(problem, self.data.examples),
+                "payload": json.dumps(problem.payload),
+                "problem_id": problem.id,
+            }
+            for problem in self.data.train
+        ]
+        # The sampler drops an incomplete batch of prompts, so a tiny task is repeated until it fills one.
+        return Dataset.from_list(rows * -(-self.options.prompts_per_step // len(rows)))
+
+    def _evaluate(self, when: str, model: Any, tokenizer: Any, pool: Any) -> dict[str, Any] | None:
+        """Evaluate on the main process and keep the result in ``eval.json``; a resumed run keeps its own 'before'."""
+        if self.run is None or not self.options.evaluate:
+            return None
+        path = self.run.path / "eval.json"
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        if when == "before" and "before" in kept:
+            return dict(kept["before"])
+        from covgrpo.evaluation import EvalSettings, evaluate
+
+        settings = EvalSettings(
+            samples=self.options.eval_samples,
+            temperature=self.options.temperature,
+            max_completion_length=self.options.max_completion_length,
+            seed=self.options.seed,
+            bf16=self.options.bf16,
+        )
+        found = evaluate(
+            model, tokenizer, self.data.held_out, self.data.examples, self.data.prompt_format, pool, settings,
+            progress=lambda done, total: self.watcher.evaluating(when, done, total),
+        )  # fmt: skip
+        self.run.write_json("eval.json", {**kept, when: found.to_dict()})
+        return found.to_dict()
+
+
+def _plain_config(args: Any) -> dict[str, Any]:
+    """The trainer's resolved options as JSON, without what names the machine."""
+    hidden = {"logging_dir", "output_dir", "run_name"}
+    return {name: value for name, value in args.to_dict().items() if name not in hidden and "token" not in name}
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def quiet_libraries() -> None:
+    """Leave the screen to the run: progress bars and advice of the libraries off, warnings of ours on."""
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|trl|accelerate|datasets|peft)\b.*")
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

@@ -1,0 +1,81 @@
+"""The demo task: "What is a + b?" with a and b uniform in [min, max]; strict equality of the stripped text."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from covgrpo.errors import UserError
+from covgrpo.tasks.base import (
+    DEFAULT_EVAL_FRACTION,
+    Problem,
+    Split,
+    TaskInfo,
+    collect_problems,
+    derived_seed,
+    merge_parameters,
+)
+from covgrpo.tasks.spec import format_spec
+
+_DEFAULTS = {"min": 1, "max": 9, "eval_fraction": DEFAULT_EVAL_FRACTION}
+
+
+@dataclass(frozen=True)
+class AdditionTask:
+    """Sums of two integers; ``min=1, max=9`` has 81 distinct questions.
+
+    Raises:
+        UserError: ``max`` is below ``min``, or ``eval_fraction`` is outside (0, 1).
+    """
+
+    min: int = 1
+    max: int = 9
+    eval_fraction: float = DEFAULT_EVAL_FRACTION
+
+    def __post_init__(self) -> None:
+        merge_parameters("addition:", dict(vars(self)), _DEFAULTS)
+        if self.max < self.min:
+            raise UserError(f"Task 'addition:': max must be at least min, but {self.max} < {self.min}.")
+
+    @classmethod
+    def from_spec(cls, body: str, params: dict[str, Any]) -> "AdditionTask":
+        """The task of ``addition:?min=..&max=..``.
+
+        Raises:
+            UserError: something stands between ``addition:`` and ``?``, or a parameter is unknown or wrong.
+        """
+        if body:
+            raise UserError(f"Task 'addition:' takes only parameters, as in addition?max=9, not {body!r}.")
+        return cls(**merge_parameters("addition:", params, _DEFAULTS))
+
+    @staticmethod
+    def info() -> list[TaskInfo]:
+        """The entry of the task list."""
+        return [TaskInfo("addition:", 'Sums of two integers: "What is a + b?"', dict(_DEFAULTS))]
+
+    @property
+    def spec(self) -> str:
+        """Canonical spec."""
+        return format_spec("addition", "", dict(vars(self)), _DEFAULTS)
+
+    @property
+    def verifier(self) -> str:
+        """Import path of :func:`score`."""
+        return "covgrpo.tasks.addition:score"
+
+    def _draws(self, n: int, seed: int) -> Iterator[Problem]:
+        """All pairs in a random order, or a bounded sample of them, without replacement: exact and cheap."""
+        width = self.max - self.min + 1
+        rng = random.Random(derived_seed("addition", seed))  # noqa: S311 (not cryptography)
+        for pair in rng.sample(range(width * width), min(width * width, 50 * n + 2000)):
+            a, b = self.min + pair // width, self.min + pair % width
+            yield Problem(f"{a}+{b}", f"What is {a} + {b}?", str(a + b), {"sum": a + b})
+
+    def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
+        """See :meth:`covgrpo.tasks.Task.problems`."""
+        return collect_problems(self._draws(n, seed), split, n, spec=self.spec, eval_fraction=self.eval_fraction)
+
+
+def score(payload: dict[str, Any], answer: str) -> float:
+    """1 if the stripped answer is exactly the sum's decimal text, else 0."""
+    return float(answer.strip() == str(payload["sum"]))

@@ -1,0 +1,160 @@
+"""Problems from a JSON-lines file ``{"problem", "answer", "id"?}``, verified with math-verify."""
+
+import json
+import logging
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from covgrpo.errors import UserError
+from covgrpo.tasks.base import (
+    DEFAULT_EVAL_FRACTION,
+    Problem,
+    Split,
+    TaskInfo,
+    collect_problems,
+    derived_seed,
+    merge_parameters,
+)
+from covgrpo.tasks.spec import format_spec
+
+_DEFAULTS = {"split": "hash", "eval_fraction": DEFAULT_EVAL_FRACTION}
+
+
+class JsonlTask:
+    """``jsonl:PATH``: one problem a line, UTF-8, blank lines skipped; of equal questions the first one stands.
+
+    ``split="hash"`` (default): by the question's hash, as in every task. ``split="all"``: every problem is in both
+    splits, for benchmark files that are only evaluated on; train on another file then.
+
+    Raises:
+        UserError: one sentence with the file, line and field: missing file, broken JSON, a line that is no object,
+            a missing or empty field, a wrong type, an id given twice, an empty file, an unknown parameter.
+    """
+
+    verifier = "covgrpo.tasks.jsonl:score"
+
+    def __init__(self, path: str, split: str = "hash", eval_fraction: float = DEFAULT_EVAL_FRACTION):
+        params = {"split": split, "eval_fraction": eval_fraction}
+        merged = merge_parameters(f"jsonl:{path}", params, _DEFAULTS)
+        if split not in ("hash", "all"):
+            raise UserError(f"Task 'jsonl:{path}': split must be 'hash' or 'all', not {split!r}.")
+        self.split = split
+        self.eval_fraction: float = merged["eval_fraction"]
+        self.spec = format_spec("jsonl", path, merged, _DEFAULTS)
+        self._problems = read_problems(path)
+
+    @classmethod
+    def from_spec(cls, body: str, params: dict[str, Any]) -> "JsonlTask":
+        """The task of ``jsonl:PATH?...``. Raises as the class does."""
+        if not body:
+            raise UserError("Task 'jsonl:' needs a path, as in jsonl:data/problems.jsonl.")
+        return cls(body, **merge_parameters(f"jsonl:{body}", params, _DEFAULTS))
+
+    @staticmethod
+    def info() -> list[TaskInfo]:
+        """The entry of the task list."""
+        return [TaskInfo("jsonl:PATH", "A file of {problem, answer} lines, by math-verify", dict(_DEFAULTS))]
+
+    def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
+        """See :meth:`covgrpo.tasks.Task.problems`; with ``split="all"`` both splits are the whole file."""
+        order = list(self._problems)
+        random.Random(derived_seed("jsonl", seed)).shuffle(order)  # noqa: S311 (not cryptography)
+        if self.split == "all":
+            whole = 0.0 if split == "train" else 1.0
+            return collect_problems(order, split, n, spec=self.spec, eval_fraction=whole)
+        return collect_problems(order, split, n, spec=self.spec, eval_fraction=self.eval_fraction)
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, object) of each line that is not blank."""
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise UserError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from error
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not valid JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: a JSON object is expected, not {type(row).__name__}.")
+        yield where, row
+
+
+def _text(row: dict[str, Any], name: str, where: str) -> str:
+    """A field as stripped text; numbers are taken too."""
+    if name not in row:
+        raise UserError(f"{where}: field {name!r} is missing.")
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{where}: field {name!r} must be text or a number, not {json.dumps(value)[:80]}.")
+    text = str(value).strip()
+    if not text:
+        raise UserError(f"{where}: field {name!r} is empty.")
+    return text
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """The problems of a JSON-lines file, in its order; the id defaults to ``STEM/LINE``.
+
+    Raises:
+        UserError: see :class:`JsonlTask`.
+    """
+    path = Path(path)
+    problems: list[Problem] = []
+    places: dict[str, str] = {}
+    for where, row in _objects(path):
+        question, answer = _text(row, "problem", where), _text(row, "answer", where)
+        key = _text(row, "id", where) if "id" in row else f"{path.stem}/{where.rpartition(' ')[2]}"
+        if key in places:
+            raise UserError(f"{where}: field 'id' repeats {key!r} of {places[key]}.")
+        places[key] = where
+        problems.append(Problem(key, question, answer, {"gold": answer}))
+    if not problems:
+        raise UserError(f"{path}: the file holds no problem.")
+    return problems
+
+
+def warm_up() -> None:
+    """Import math-verify and build its parser before the first answer's time limit runs."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
+    _equal(r"\frac{1}{2}", "0.5")
+
+
+def _parse(text: str) -> list[Any]:
+    from math_verify import parse
+
+    # its timeouts use SIGALRM, which neither threads nor long C calls obey; the worker pool's do not
+    return parse(text, parsing_timeout=None)
+
+
+def _boxed(text: str) -> str:
+    return f"\\boxed{{{text}}}"
+
+
+# running text, from which math-verify takes the last anchored expression; anything else is one expression
+_RUNNING_TEXT = re.compile(r"\$|\\boxed|\\[(\[]|answer\b", re.IGNORECASE)
+
+
+def _equal(gold: str, answer: str) -> bool:
+    from math_verify import verify
+
+    answer = answer.rstrip(". ")  # math-verify does not read "42."
+    # bare LaTeX needs a box to be seen; the box also keeps "41, 42" from counting as its last number
+    parsed_answer = _parse(answer if _RUNNING_TEXT.search(answer) else _boxed(answer))
+    return verify(_parse(_boxed(gold)), parsed_answer, timeout_seconds=None)
+
+
+def score(payload: dict[str, Any], answer: str) -> float:
+    """1 if ``answer`` equals the gold answer, as stripped text or else as mathematics (math-verify); else 0.
+
+    Has no time limit of its own: ``9**9**9**9`` runs for ever. Call it through a VerifierPool.
+    """
+    gold, answer = payload["gold"].strip(), answer.strip()
+    return float(bool(answer) and (answer == gold or _equal(gold, answer)))
