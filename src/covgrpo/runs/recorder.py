@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from covgrpo.runs.folder import RunFolder
 
+_OF_ROLLOUT = ("reward", "completions/", "frac_reward_zero_std", "verifier/", "cov/", "weight/")
 StepListener = Callable[[dict[str, Any]], None]
 
 
@@ -58,6 +59,7 @@ class RunRecorder(TrainerCallback):
     trainer: Any = None
     _since: float = field(default_factory=time.perf_counter)
     _kept_step: int = -1
+    _rollout: dict[str, Any] = field(default_factory=dict)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
@@ -65,10 +67,12 @@ class RunRecorder(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Record a step's logs."""
-        if self.run is None or not logs or "loss" not in logs or "reward" not in logs:
+        if self.run is None or not logs or "loss" not in logs:
             return
         now = time.perf_counter()
-        record = {"step": state.global_step, **logs, "time/wall": now - self._since}
+        # A step that reuses a rollout batch has that batch's rewards and covariances.
+        self._rollout.update({name: value for name, value in logs.items() if name.startswith(_OF_ROLLOUT)})
+        record = {"step": state.global_step, **self._rollout, **logs, "time/wall": now - self._since}
         self._since = now
         self.run.append_metrics(record)
         self._record_samples(state.global_step)

@@ -30,9 +30,9 @@ class Watcher:
     """What the command line does while a run goes on; every hook is optional."""
 
     message: Callable[[str], None] = print
-    started: Callable[[int, int], None] = lambda step, steps: None  # noqa: E731
-    step: Callable[[dict[str, Any]], None] = lambda record: None  # noqa: E731
-    evaluating: Callable[[str, int, int], None] = lambda what, done, total: None  # noqa: E731
+    started: Callable[[int, int], None] = lambda step, steps: None
+    step: Callable[[dict[str, Any]], None] = lambda record: None
+    evaluating: Callable[[str, int, int], None] = lambda what, done, total: None
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Problems from a JSON-lines file ``{"problem", "answer", "id"?}``, verified with math-verify."""
 
+import functools
 import json
 import logging
 import random
@@ -127,9 +128,30 @@ def warm_up() -> None:
     _equal(r"\frac{1}{2}", "0.5")
 
 
+@functools.cache
+def _guard_series() -> None:
+    r"""Keep sympy from running an answer as Python.
+
+    To evaluate an infinite series, sympy compiles its term with the names of its symbols as they are, and the name
+    of ``\text{...}`` is any text. Only terms without free symbols have a value, so no other ones are compiled.
+    """
+    from sympy.core import evalf  # type: ignore[import-untyped]
+    from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
+
+    compile_term = evalf.lambdify
+
+    def compile_closed_term(variable: Any, term: Any) -> Any:
+        if term.free_symbols - {variable} or term.has(AppliedUndef):
+            raise NotImplementedError  # sympy's own way to say that an expression has no numerical value
+        return compile_term(variable, term)
+
+    evalf.lambdify = compile_closed_term
+
+
 def _parse(text: str) -> list[Any]:
     from math_verify import parse
 
+    _guard_series()
     # its timeouts use SIGALRM, which neither threads nor long C calls obey; the worker pool's do not
     return parse(text, parsing_timeout=None)
 

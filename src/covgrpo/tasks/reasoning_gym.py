@@ -1,7 +1,8 @@
 """Any dataset of reasoning-gym (github.com/open-thought/reasoning-gym) with its parameters and its own scorer.
 
-Several of its scorers hand the answer to ``sympy.parse_expr``, which runs Python: score untrusted text only in a
-worker process (:class:`covgrpo.verify.VerifierPool`).
+Several of its scorers hand the answer to ``eval`` or ``sympy.parse_expr``, which run Python: :data:`GUARDS` lets only
+plain values and arithmetic through to them. Arithmetic may still take for ever: score untrusted text in a worker
+process (:class:`covgrpo.verify.VerifierPool`).
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from covgrpo.tasks.base import (
     merge_parameters,
 )
 from covgrpo.tasks.entry_json import decode_entry, encode_entry
+from covgrpo.tasks.safe_answers import is_arithmetic, is_elementary, is_literal, is_polynomial, is_queens_board
 from covgrpo.tasks.spec import format_spec
 
 _OURS = {"strict": True, "eval_fraction": DEFAULT_EVAL_FRACTION}
@@ -221,11 +223,25 @@ OWN_SCORERS: dict[str, Callable[[str, str], float]] = {
     "coin_flip": _same_number,  # theirs gives "0" full credit for every probability that begins with 0
 }
 
+# for each dataset of reasoning-gym 0.1.25 whose scorer evaluates the answer, what it may be given
+GUARDS: dict[str, Callable[[str], bool]] = {
+    "binary_matrix": is_literal,
+    "n_queens": is_queens_board,
+    "spiral_matrix": is_literal,
+    "string_insertion": is_literal,
+    "countdown": is_arithmetic,
+    "puzzle24": is_arithmetic,
+    "polynomial_multiplication": is_polynomial,
+    "intermediate_integration": is_elementary,
+    "simple_integration": is_elementary,
+}
+
 
 def score(payload: dict[str, Any], answer: str) -> float:
     """reasoning-gym's score of ``answer``; with ``payload["strict"]``, 1 if that score is 1 and else 0.
 
-    Two datasets are scored by :data:`OWN_SCORERS` instead, always 0 or 1.
+    Two datasets are scored by :data:`OWN_SCORERS` instead, always 0 or 1. An answer that its dataset's guard
+    (:data:`GUARDS`) refuses is never evaluated: 1 if it is the gold answer as text, else 0.
 
     Raises:
         Exception: whatever reasoning-gym's scorer raises on text that it cannot read.
@@ -233,6 +249,8 @@ def score(payload: dict[str, Any], answer: str) -> float:
     entry = decode_entry(payload["entry"])
     if payload["task"] in OWN_SCORERS:
         return OWN_SCORERS[payload["task"]](answer, str(entry["answer"]))
+    if payload["task"] in GUARDS and not GUARDS[payload["task"]](answer):
+        return _same_text(answer, str(entry["answer"]))
     dataset = _scorer(payload["task"], json.dumps(payload["params"], sort_keys=True))
     value = float(dataset.score_answer(answer=answer, entry=entry))
     return float(value >= 1.0) if payload["strict"] else value

@@ -1,0 +1,221 @@
+"""The fast path is exact: shared prompts and skipped rows change neither gradient nor logged metric."""
+
+import logging
+
+import pytest
+import torch
+from peft import LoraConfig
+from tiny import tiny_config, tiny_model, tiny_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
+
+from covgrpo.trl.shared_prompt import SharedPrompts, why_not_shareable
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = [
+    {},
+    {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
+    {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "steps_per_generation": 16},
+    {"num_iterations": 3, "learning_rate": 1e-2},
+    {"temperature": 0.7},
+    {"beta": 0.1},
+    {"entropy_coef": 0.01},
+    {"top_entropy_quantile": 0.5},
+    {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+    {"mask_truncated_completions": True},
+    *({"loss_type": name} for name in ("bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")),
+    {"off_policy_mask_threshold": 0.5, "num_iterations": 2},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_same_gradients_weights_and_metrics_as_stock(tmp_path, options):
+    rollouts = {"constant_prompts": (0, 2)}
+    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7, **rollouts), **options)
+    theirs.train()
+    mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7, **rollouts), weighting="none", **options)
+    mine.train()
+    assert set(mine._first_use.values()) == {None}, "the shared path was not used"
+    for step, (a, b) in enumerate(zip(mine.gradients, theirs.gradients, strict=True)):
+        assert relative(a, b) < (1e-5 if step == 0 else 1e-4)
+    assert relative(weights(mine), weights(theirs)) < 1e-5
+    names = ["loss", "grad_norm", "reward", "frac_reward_zero_std", "entropy"]
+    torch.testing.assert_close(
+        torch.tensor(logs(mine, *names)), torch.tensor(logs(theirs, *names)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_batch_without_any_advantage_still_updates_like_stock(tmp_path):
+    """AdamW's weight decay and momentum act on a zero gradient, not on none."""
+    rollouts = {"constant_prompts": (0, 1, 2, 3)}
+    options = {"weight_decay": 0.1, "max_steps": 2}
+    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7, **rollouts), **options)
+    theirs.train()
+    mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7, **rollouts), **options)
+    mine.train()
+    assert mine.gradients[0].abs().max() == theirs.gradients[0].abs().max() == 0
+    assert torch.equal(weights(mine), weights(theirs))
+
+
+def test_rows_without_advantage_are_not_forwarded(tmp_path, monkeypatch):
+    mine = ours(tmp_path, max_steps=1, reward_funcs=_reward_first_group_only)
+    seen = []
+    score = type(mine)._score_shared
+
+    def counting(self, model, batch):
+        seen.append((torch.is_grad_enabled(), len(batch.completion_ids), len(batch.prompt_ids)))
+        return score(self, model, batch)
+
+    monkeypatch.setattr(type(mine), "_score_shared", counting)
+    mine.train()
+    with_gradient = [(rows, prompts) for grad, rows, prompts in seen if grad]
+    assert with_gradient == [(4, 1)]
+    without = [rows for grad, rows, _ in seen if not grad]
+    assert sum(without) <= 4, "beside the first-use check on 4 rows nothing is scored: the sampler's numbers serve"
+
+
+def _reward_first_group_only(completions, **_):
+    return [float(i % 2) if i < 4 else 0.0 for i in range(len(completions))]
+
+
+def test_sampled_rollouts_train_as_stock_on_the_same_completions(tmp_path):
+    """End to end with our sampler: its log-probs feed the weights, and stock on its completions agrees."""
+    mine = ours(tmp_path / "a", weighting="none", max_steps=3)
+    drawn = []
+    sample = mine._sample
+
+    def recording(prompt_ids):
+        samples = sample(prompt_ids)
+        drawn.append(samples.token_ids)
+        return samples
+
+    mine._sample = recording
+    mine.train()
+    replay = iter(drawn)
+    theirs = stock(tmp_path / "b", rollouts=lambda *args, **kwargs: (next(replay), None), max_steps=3)
+    theirs.train()
+    for a, b in zip(mine.gradients, theirs.gradients, strict=True):
+        assert relative(a, b) < 1e-4
+    torch.testing.assert_close(
+        torch.tensor(logs(mine, "entropy", "loss")), torch.tensor(logs(theirs, "entropy", "loss")), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gradient_checkpointing_falls_back_and_says_so_once(tmp_path, caplog):
+    options = {"gradient_checkpointing": True, "max_steps": 2}
+    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7), **options)
+    theirs.train()
+    with caplog.at_level(logging.WARNING):
+        mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7), weighting="none", **options)
+        mine.train()
+    assert relative(weights(mine), weights(theirs)) < 1e-6
+    said = [record.message for record in caplog.records if "gradient checkpointing" in record.message]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(("dropout", "shares"), [(0.0, True), (0.1, False)])
+def test_lora(tmp_path, dropout, shares):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=dropout, init_lora_weights=False)
+    options = {"peft_config": lora, "max_steps": 2, "beta": 0.05}
+    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7), **options)
+    theirs.train()
+    mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7), weighting="none", **options)
+    mine.train()
+    assert (mine._why_not_shareable(mine.model) is None) == shares
+    if shares:
+        assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
+        assert relative(weights(mine), weights(theirs)) < 1e-5
+
+
+def test_sliding_window_models_fall_back(tmp_path):
+    config = {k: v for k, v in tiny_config().to_dict().items() if k in _SHARED_FIELDS}
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**config, sliding_window=8))
+    assert "sliding-window" in why_not_shareable(model)
+    mine = ours(tmp_path, model=model, rollouts=scripted_rollouts(7), weighting="none", max_steps=1)
+    mine.train()
+    assert mine.gradients[0].abs().max() > 0
+
+
+_SHARED_FIELDS = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "pad_token_id",
+    "eos_token_id",
+    "tie_word_embeddings",
+]
+
+
+def test_learned_positions_are_those_of_stock(tmp_path):
+    """GPT-2's positions are absolute: padding shifts them in TRL, and must shift them here alike."""
+    config = GPT2Config(
+        vocab_size=tiny_config().vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=128, pad_token_id=0,
+        eos_token_id=2, bos_token_id=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    trainers = []
+    for make, folder, extra in ((stock, "a", {}), (ours, "b", {"weighting": "none"})):
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config)
+        trainer = make(tmp_path / folder, model=model, rollouts=scripted_rollouts(7), max_steps=2, **extra)
+        trainer.train()
+        trainers.append(trainer)
+    theirs, mine = trainers
+    assert set(mine._first_use.values()) == {None}
+    assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
+
+
+def test_a_wrong_shared_path_is_noticed_on_first_use(tmp_path, caplog, monkeypatch):
+    def broken(cls, input_ids, attention_mask, completion_length):
+        batch = original(input_ids, attention_mask, completion_length)
+        return SharedPrompts(batch.prompt_ids.flip(1), *list(vars(batch).values())[1:])
+
+    original = SharedPrompts.from_rows
+    monkeypatch.setattr(SharedPrompts, "from_rows", classmethod(broken))
+    with caplog.at_level(logging.WARNING):
+        mine = ours(tmp_path, rollouts=scripted_rollouts(7), max_steps=1)
+        mine.train()
+    assert any("differ by" in record.message for record in caplog.records)
+    assert next(iter(mine._first_use.values())) is not None
+
+
+def test_distinct_prompts_are_found_whatever_the_order_and_padding():
+    ids = torch.tensor([[0, 5, 6, 9, 9], [7, 5, 6, 8, 8], [0, 5, 6, 7, 7], [0, 0, 6, 1, 1]])
+    mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 0], [0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    ids[2, 0] = 99  # what stands in padding does not matter
+    batch = SharedPrompts.from_rows(ids, mask, 2)
+    assert len(batch.prompt_ids) == 3
+    rebuilt = batch.prompt_ids[batch.prompt_of_row] * batch.prompt_mask[batch.prompt_of_row]
+    assert torch.equal(rebuilt, (ids * mask)[:, :3])
+    assert batch.prompt_of_row[0] == batch.prompt_of_row[2]
+
+
+def test_scope_batch_does_not_depend_on_the_split(tmp_path):
+    results = []
+    for index, options in enumerate(
+        (
+            {"per_device_train_batch_size": 16},
+            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
+            {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16},
+        )
+    ):
+        mine = ours(tmp_path / str(index), rollouts=scripted_rollouts(7), weighting_scope="batch", **options)
+        mine.train()
+        results.append(weights(mine))
+    grouped = ours(tmp_path / "g", rollouts=scripted_rollouts(7))
+    grouped.train()
+    assert all(relative(result, results[0]) < 1e-5 for result in results)
+    assert relative(weights(grouped), results[0]) > 1e-4
+
+
+def test_tiny_model_is_not_degenerate():
+    """The comparisons above mean something: the tiny policy is neither uniform nor certain."""
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    logits = model(torch.tensor([tokenizer("q12?")["input_ids"]])).logits[0, -1]
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    assert 1.0 < entropy < 4.3

@@ -1,0 +1,153 @@
+"""Trainers on a tiny model with rollouts that a test can fix."""
+
+import random
+from typing import Any
+
+import reference
+import torch
+from datasets import Dataset
+from tiny import tiny_model, tiny_tokenizer
+from transformers import LlamaForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from covgrpo.trl import CovGRPOConfig, CovGRPOTrainer
+
+EOS = 2
+
+
+def dataset(prompts: int = 16) -> Dataset:
+    """Prompts of different lengths."""
+    return Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": f"q{'x' * (i % 5)}{i}?"}]} for i in range(prompts)]
+    )
+
+
+def digit_reward(completions: list, **_: Any) -> list[float]:
+    return [sum(ch.isdigit() for ch in c[0]["content"]) / 8 for c in completions]
+
+
+def scripted_rollouts(seed: int, length: int = 10, constant_prompts: tuple[int, ...] = ()):
+    """A stand-in for sampling: ragged completions that depend on nothing but the call's number and the row.
+
+    Prompts whose position among the call's groups is in ``constant_prompts`` get the same completion in every row,
+    hence equal rewards and zero advantage.
+    """
+    calls = iter(range(10**6))
+
+    def generate(prompt_ids: list[list[int]], images: Any, fields: Any, num_generations: int, *args: Any, **kw: Any):
+        rng = random.Random(f"{seed}-{next(calls)}")
+        completions = []
+        for row in range(len(prompt_ids)):
+            size = rng.randint(1, length)
+            ids = [rng.randint(3, 80) for _ in range(size)]
+            if size < length:
+                ids[-1] = EOS
+            if row // num_generations in constant_prompts and row % num_generations:
+                ids = list(completions[row - row % num_generations])
+            completions.append(ids)
+        return completions, None
+
+    return generate
+
+
+BASE = {
+    "per_device_train_batch_size": 16,
+    "num_generations": 4,
+    "max_completion_length": 10,
+    "learning_rate": 1e-3,
+    "max_steps": 5,
+    "logging_steps": 1,
+    "report_to": [],
+    "save_strategy": "no",
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "seed": 3,
+}
+
+
+def build(trainer: type, config: type, folder: Any, rollouts: Any = None, model: Any = None, **options: Any):
+    """A trainer of ``trainer`` on the tiny model; ``rollouts`` replaces sampling."""
+    peft_config = options.pop("peft_config", None)
+    if options.get("beta") and model is None:
+        # TRL loads the reference model from where the policy came from.
+        tiny_model().save_pretrained(f"{folder}-base")
+        model = LlamaForCausalLM.from_pretrained(f"{folder}-base", dtype=torch.float32)
+    made = trainer(
+        model=model or tiny_model(),
+        reward_funcs=options.pop("reward_funcs", digit_reward),
+        args=config(output_dir=str(folder), **{**BASE, **options}),
+        train_dataset=dataset(),
+        processing_class=tiny_tokenizer(),
+        **({"peft_config": peft_config} if peft_config else {}),
+    )
+    if rollouts is not None:
+        made._generate_single_turn = rollouts
+    record_gradients(made)
+    return made
+
+
+def record_gradients(trainer: GRPOTrainer) -> None:
+    """Keep each optimizer step's gradient (before clipping) in ``trainer.gradients``, one flat vector a step."""
+    trainer.gradients = []
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def recording(parameters: Any, *args: Any, **kwargs: Any):
+        trainer.gradients.append(flat(p.grad for p in trainer.model.parameters() if p.requires_grad))
+        return clip(parameters, *args, **kwargs)
+
+    trainer.accelerator.clip_grad_norm_ = recording
+
+
+def flat(tensors: Any) -> torch.Tensor:
+    return torch.cat([t.detach().flatten().double() for t in tensors])
+
+
+def weights(trainer: GRPOTrainer) -> torch.Tensor:
+    return flat(trainer.model.parameters())
+
+
+def logs(trainer: GRPOTrainer, *names: str) -> list[tuple]:
+    """The named metrics of each step; 0 where TRL logs none (steps that reuse a rollout batch)."""
+    return [tuple(log.get(name, 0.0) for name in names) for log in trainer.state.log_history if "loss" in log]
+
+
+def stock(folder: Any, **options: Any) -> GRPOTrainer:
+    return build(GRPOTrainer, GRPOConfig, folder, **options)
+
+
+def ours(folder: Any, **options: Any) -> CovGRPOTrainer:
+    return build(CovGRPOTrainer, CovGRPOConfig, folder, **options)
+
+
+class ReferenceWeighted(GRPOTrainer):
+    """Stock TRL fed with advantages that the float64 reference weighted: the meaning of weighting='gaussian'."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super()._generate_and_score_completions(inputs)
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        if "old_per_token_logps" in batch:
+            logps = batch["old_per_token_logps"]
+        else:
+            with torch.no_grad():
+                logps, _, _ = self._get_per_token_logps_and_entropies(
+                    self.model, ids, mask, batch["completion_ids"].size(1)
+                )
+        valid = batch["completion_mask"] * batch.get("tool_mask", torch.ones_like(batch["completion_mask"]))
+        groups = [row // self.num_generations for row in range(len(logps))]
+        weight = reference.gaussian_weights(
+            logps.double().tolist(), batch["advantages"].double().tolist(), valid.tolist(), groups
+        )
+        batch["advantages"] = batch["advantages"][:, None] * torch.tensor(weight)
+        return batch
+
+
+def reference_weighted(folder: Any, **options: Any) -> GRPOTrainer:
+    return build(ReferenceWeighted, GRPOConfig, folder, **options)
+
+
+def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm of the expected: a fraction."""
+    return ((actual - expected).norm() / expected.norm()).item()
