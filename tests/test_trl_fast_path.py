@@ -138,18 +138,10 @@ def test_sliding_window_models_fall_back(tmp_path):
     assert mine.gradients[0].abs().max() > 0
 
 
-_SHARED_FIELDS = [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "pad_token_id",
-    "eos_token_id",
-    "tie_word_embeddings",
-]
+_SHARED_FIELDS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "max_position_embeddings", "pad_token_id", "eos_token_id", "tie_word_embeddings"),
+)
 
 
 def test_learned_positions_are_those_of_stock(tmp_path):
