@@ -100,12 +100,62 @@ class GroupedTokens:
                 top.scatter_reduce_(0, block.group, values.amax(dim=1), "amax")
         return top
 
+    def median(self, function: TokenFunction) -> Tensor:
+        """Median of ``function`` over each group's valid tokens: (K,); 0 for a group without any. O(N log N)."""
+        values, group = self._flat(function)
+        order = _lexsort(group, values)
+        size_K = torch.bincount(group, minlength=self.num_groups)
+        first_K = size_K.cumsum(0) - size_K
+        padded = torch.cat([values[order], values.new_zeros(1)])
+        lower, upper = (first_K + ((size_K - 1) // 2).clamp(min=0), first_K + size_K // 2)
+        median_K = (padded[lower.clamp(max=len(values))] + padded[upper.clamp(max=len(values))]) / 2
+        return torch.where(size_K > 0, median_K, 0)
+
+    def first(self, count_K: Tensor, candidates: Tensor, *keys: Tensor) -> Tensor:
+        """Mark, in each group, the first ``count_K`` candidates in ascending order of ``keys``.
+
+        Args:
+            count_K: (K,) how many to mark at most.
+            candidates: (B, T) bool; only valid ones count.
+            keys: (B, T) each, the most significant first.
+
+        Returns:
+            (B, T) bool.
+
+        """
+        row, column = (candidates & self.mask).nonzero(as_tuple=True)
+        group = self.group[row]
+        order = _lexsort(group, *(key[row, column] for key in keys))
+        size_K = torch.bincount(group, minlength=self.num_groups)
+        first_K = size_K.cumsum(0) - size_K
+        rank = torch.arange(len(order), device=order.device) - first_K[group[order]]
+        chosen = order[rank < count_K[group[order]]]
+        marked = torch.zeros_like(self.mask)
+        marked[row[chosen], column[chosen]] = True
+        return marked
+
+    def _flat(self, function: TokenFunction) -> tuple[Tensor, Tensor]:
+        """Return the values at all valid tokens, (N,), and their groups, (N,)."""
+        parts = [(function(block)[block.mask], block) for _, block in self.blocks()]
+        if not parts:
+            return self.logps.new_zeros(0, dtype=self.dtype), self.group[:0]
+        groups = [block.group[:, None].expand_as(block.mask)[block.mask] for _, block in parts]
+        return torch.cat([values for values, _ in parts]), torch.cat(groups)
+
     def map(self, function: TokenFunction) -> Tensor:
         """Evaluate ``function`` at every valid token: (B, T), float32 (float64 for float64 logps), 0 where masked."""
         result = torch.zeros(self.logps.shape, dtype=self.result_dtype, device=self.logps.device)
         for rows, block in self.blocks():
             result[rows] = function(block).masked_fill(~block.mask, 0).to(self.result_dtype)
         return result
+
+
+def _lexsort(*keys: Tensor) -> Tensor:
+    """Order (N,) by the first key, ties by the second, and so on."""
+    order = torch.arange(len(keys[0]), device=keys[0].device)
+    for key in reversed(keys):
+        order = order[key[order].argsort(stable=True)]
+    return order
 
 
 def _check(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None) -> None:

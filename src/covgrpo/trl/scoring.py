@@ -67,7 +67,7 @@ class SharedPromptScoring(GRPOTrainer):
             if not active.any():
                 # One row stays, so that every parameter gets its (zero) gradient and no rank waits for another.
                 active[inputs["completion_mask"].sum(dim=1).argmin()] = True
-            on_policy = "old_per_token_logps" not in inputs and "rollout_entropies" in inputs
+            on_policy = int(inputs["rollout_step"]) == self.state.global_step and "rollout_entropies" in inputs
             self._rows = RowsToScore(
                 active=active,
                 logps=inputs["rollout_logps"] if on_policy else None,

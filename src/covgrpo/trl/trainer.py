@@ -6,11 +6,13 @@ from typing import Any
 from trl import GRPOTrainer
 
 from covgrpo.trl.config import CovGRPOConfig
+from covgrpo.trl.penalty import TokenPenalty
+from covgrpo.trl.resume import ExactResume
 from covgrpo.trl.scoring import SharedPromptScoring
-from covgrpo.trl.weighting import TokenWeightedAdvantages
+from covgrpo.trl.windows import OptimizerStepWindows
 
 
-class CovGRPOTrainer(TokenWeightedAdvantages, SharedPromptScoring, GRPOTrainer):
+class CovGRPOTrainer(TokenPenalty, OptimizerStepWindows, SharedPromptScoring, ExactResume, GRPOTrainer):
     """Drop-in for :class:`trl.GRPOTrainer` (arXiv 2605.11538); takes the same arguments.
 
     ```python

@@ -1,8 +1,9 @@
-"""Where the method enters TRL: the advantages of a generation batch, (B,), become (B, T), weighted token by token.
+"""Where the method enters TRL: the advantages of a batch, (B,), become (B, T), weighted token by token.
 
 TRL's `_compute_loss` takes advantages of shape (B, T) as they are, so clipping, KL penalty and loss normalisation stay
-its own. The statistics are taken before the batch is shuffled and split, over the rows of all processes: they do not
-depend on micro-batch size, gradient accumulation, shuffling or number of processes.
+its own. The statistics are taken over the rows of all processes and before anything depends on the micro-batch: group
+statistics on the generation batch before it is shuffled and split, batch statistics on all micro-batches of the
+optimizer step before the first of them is used (see `windows.py`).
 """
 
 from typing import Any
@@ -13,8 +14,9 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from covgrpo.core import get_weighting, token_covariance
+from covgrpo.core.noise import token_noise
 from covgrpo.core.summary import summarise
-from covgrpo.core.weighting import NoWeighting
+from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.trl.rollouts import SharedPromptSampling
 
 # Rewards of one group that differ by no more than this fraction of the largest are equal (sums in float32).
@@ -40,12 +42,8 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.weighting = get_weighting(self.args.weighting, **(self.args.weighting_kwargs or {}))
-        window = self.args.gradient_accumulation_steps
-        if self.args.weighting_scope == "batch" and self.args.steps_per_generation % window:
-            raise ValueError(
-                f"weighting_scope='batch' needs all rollouts of an optimizer step at once: steps_per_generation "
-                f"({self.args.steps_per_generation}) must be a multiple of gradient_accumulation_steps ({window})."
-            )
+        self._weighs = not isinstance(self.weighting, NoWeighting)
+        self._penalises = hasattr(self.weighting, "penalties")
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         self._rewards_per_func: Tensor = super()._calculate_rewards(*args, **kwargs)
@@ -56,29 +54,24 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
         batch = super()._generate_and_score_completions(inputs)
         if not self.model.training:
             return batch
+        # The policy that sampled: the loss asks whether it has been updated since.
+        batch["rollout_step"] = torch.tensor(self.state.global_step)
         self._attach_rollout_scores(batch)
         if self._weighs:
-            batch["advantages"] = batch["advantages"].masked_fill(self._constant_reward_rows(len(inputs)), 0.0)
-        if self.args.weighting_scope == "group":
-            rows = len(batch["advantages"])
-            start = self.accelerator.process_index * rows
-            group_ids = torch.arange(start, start + rows, device=batch["advantages"].device) // self.num_generations
-            self._weigh(batch, group_ids)
-        elif self._weighs:
+            num_rows = len(inputs)
+            start = self.accelerator.process_index * num_rows
+            row = torch.arange(start, start + num_rows, device=batch["advantages"].device)
+            # What the rows need to know of themselves once they are shuffled and split.
             batch["rollout_logps"] = self._rollout_logps(batch)
+            # A row's place among all rollouts of the run, however many make a generation batch.
+            generation = self._step // (self.args.steps_per_generation * self.num_iterations)
+            batch["row_key"] = row + generation * self.args.generation_batch_size
+            batch["advantages"] = batch["advantages"].masked_fill(self._constant_reward_rows(num_rows), 0.0)
+            if self.args.weighting_scope == "group":
+                self._weigh(batch, row // self.num_generations)
+        elif "rollout_logps" in batch:
+            self._log_covariance(batch)
         return batch
-
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        if self.model.training and self.args.weighting_scope == "batch" and self._buffered_inputs is not before:
-            self._weigh_optimizer_steps(self._buffered_inputs)
-            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
-        return inputs
-
-    @property
-    def _weighs(self) -> bool:
-        return not isinstance(self.weighting, NoWeighting)
 
     def _attach_rollout_scores(self, batch: dict[str, Any]) -> None:
         """Let the sampler's log-probs and entropies travel with the rows; the loss and the weights reuse them."""
@@ -123,34 +116,43 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
         return logps
 
     def _weigh(self, batch: dict[str, Any], ids: Tensor) -> None:
-        """Weigh ``batch["advantages"]`` (B,) -> (B, T); rows with equal ``ids``, on any process, share statistics."""
-        if not self._weighs and "rollout_logps" not in batch and "old_per_token_logps" not in batch:
-            return  # nothing to weigh, and no log-probs at hand for the metrics
+        """Weigh ``batch["advantages"]`` (B,) -> (B, T); rows with equal ``ids``, on any process, share statistics.
+
+        A penalising scheme also leaves its coefficients in ``batch["kl_penalty"]`` (B, T).
+        """
+        num_rows, length = batch["rollout_logps"].shape
+        rows = self._gathered(batch, ids)
+        arguments = [rows[name] for name in ("rollout_logps", "advantages", "mask", "ids")]
+        if getattr(self.weighting, "needs_noise", False):
+            arguments.append(token_noise(self.args.seed, rows["row_key"], rows["mask"].shape[1]))
+        weights = self.weighting(*arguments)
+        self._log_summary(rows, weights)
+        start = self.accelerator.process_index * num_rows
+        local = (slice(start, start + num_rows), slice(length))
+        batch["advantages"] = batch["advantages"][:, None] * weights[local]
+        if self._penalises:
+            batch["kl_penalty"] = self.weighting.penalties(*arguments)[local]  # type: ignore[attr-defined]
+
+    def _log_covariance(self, batch: dict[str, Any]) -> None:
+        """Log the covariances of a batch that is not weighted, where its log-probs are at hand."""
+        num_rows = len(batch["advantages"])
+        start = self.accelerator.process_index * num_rows
+        row = torch.arange(start, start + num_rows, device=batch["advantages"].device)
+        rows = self._gathered(batch, row // self.num_generations)
+        self._log_summary(rows, rows["mask"])
+
+    def _log_summary(self, rows: dict[str, Tensor], weights: Tensor) -> None:
+        c = token_covariance(rows["rollout_logps"], rows["advantages"], rows["mask"], rows["ids"])
+        for name, value in summarise(c, weights, rows["mask"]).items():
+            self._metrics["train"][name].append(value)
+
+    def _gathered(self, batch: dict[str, Any], ids: Tensor) -> dict[str, Tensor]:
+        """The rows of all processes, in the order of the processes, padded to one length."""
         mask = batch["completion_mask"]
         mask = mask * batch["tool_mask"] if "tool_mask" in batch else mask
-        weights = self._global_weights(self._rollout_logps(batch), batch["advantages"], mask, ids)
-        if self._weighs:
-            batch["advantages"] = batch["advantages"][:, None] * weights
-
-    def _global_weights(self, logps: Tensor, advantages: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
-        """Take the weights over the rows of all processes and return those of this one: (B, T)."""
-        num_rows, length = logps.shape
-        start = self.accelerator.process_index * num_rows
         gather, pad = self.accelerator.gather, self.accelerator.pad_across_processes
-        logps, mask = gather(pad(logps, dim=1)), gather(pad(mask, dim=1))
-        advantages, ids = gather(advantages), gather(ids)
-        weights = self.weighting(logps, advantages, mask, ids)
-        for name, value in summarise(token_covariance(logps, advantages, mask, ids), weights, mask).items():
-            self._metrics["train"][name].append(value)
-        return weights[start : start + num_rows, :length]
-
-    def _weigh_optimizer_steps(self, micro_batches: list[dict[str, Any]]) -> None:
-        """Scope ``batch``: the micro-batches of one optimizer step, on all processes, share statistics."""
-        names = ("rollout_logps", "old_per_token_logps", "advantages", "completion_mask", "tool_mask")
-        whole = {n: torch.cat([micro[n] for micro in micro_batches]) for n in names if n in micro_batches[0]}
-        sizes = [len(micro["advantages"]) for micro in micro_batches]
-        step_of_micro = torch.arange(len(sizes)) // self.args.gradient_accumulation_steps
-        ids = step_of_micro.repeat_interleave(torch.tensor(sizes)).to(whole["advantages"].device)
-        self._weigh(whole, ids)
-        for micro, advantages in zip(micro_batches, whole["advantages"].split(sizes), strict=True):
-            micro["advantages"] = advantages
+        rows = {"rollout_logps": pad(batch["rollout_logps"], dim=1), "mask": pad(mask, dim=1)}
+        rows.update(advantages=batch["advantages"], ids=ids)
+        if "row_key" in batch:
+            rows["row_key"] = batch["row_key"]
+        return {name: gather(value) for name, value in rows.items()}

@@ -9,15 +9,30 @@ from importlib import import_module
 from typing import Any
 
 from covgrpo.core.weighting.base import Weighting
+from covgrpo.core.weighting.clip_cov import ClipCov
 from covgrpo.core.weighting.gaussian import Gaussian, gaussian_weights
+from covgrpo.core.weighting.gaussian_centred import GaussianCentred
+from covgrpo.core.weighting.gaussian_mad import GaussianMad
+from covgrpo.core.weighting.gaussian_one_sided import GaussianOneSided
+from covgrpo.core.weighting.gaussian_raw import GaussianRaw
+from covgrpo.core.weighting.kl_cov import KLCov
 from covgrpo.core.weighting.none import NoWeighting
+from covgrpo.core.weighting.prob import Probability
 
 WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "gaussian": Gaussian,
     "none": NoWeighting,
+    "clip_cov": ClipCov,
+    "kl_cov": KLCov,
+    "prob": Probability,
+    # Ablations of the paper's own choices.
+    "gaussian_raw": GaussianRaw,
+    "gaussian_centred": GaussianCentred,
+    "gaussian_one_sided": GaussianOneSided,
+    "gaussian_mad": GaussianMad,
 }
 
-__all__ = ["WEIGHTINGS", "Gaussian", "NoWeighting", "Weighting", "gaussian_weights", "get_weighting"]
+__all__ = ["WEIGHTINGS", "Weighting", "gaussian_weights", "get_weighting"]
 
 
 def get_weighting(name: str, **parameters: Any) -> Weighting:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import Block, GroupedTokens
+from covgrpo.core.groups import GroupedTokens
+from covgrpo.core.weighting.kernel import gaussian_exponent, mean_one, precision, variance
 
 
 def gaussian_weights(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
@@ -36,24 +36,7 @@ def gaussian_weights(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids:
     """
     tokens = GroupedTokens(logps, advantages, mask, group_ids)
     c = Covariance(tokens)
-
-    # sigma^2 = mean((c - mean(c))^2); a spread below the rounding error of c is none
-    mean_c_K = tokens.mean(c)
-    variance_K = tokens.mean(lambda block: (c(block) - mean_c_K[block.group, None]).square())
-    no_spread_K = variance_K.sqrt() <= c.rounding_error()
-    precision_K = torch.where(no_spread_K, 0, 1 / variance_K)
-
-    # w~ = N * softmax(-c^2 / (2 sigma^2)): subtracting the group's largest exponent keeps w from underflowing
-    def exponent(block: Block) -> Tensor:
-        return -0.5 * precision_K[block.group, None] * c(block).square()
-
-    top_K = tokens.max(exponent).nan_to_num(neginf=0.0)
-
-    def kernel(block: Block) -> Tensor:
-        return torch.exp(exponent(block) - top_K[block.group, None])
-
-    scale_K = tokens.num_tokens_K / tokens.sum(kernel)
-    return tokens.map(lambda block: kernel(block) * scale_K[block.group, None])
+    return mean_one(tokens, gaussian_exponent(c, precision(c, variance(tokens, c))))
 
 
 @dataclass(frozen=True)

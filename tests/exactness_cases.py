@@ -1,0 +1,86 @@
+"""Set-ups that must give the same update, and what they are compared on. Run as a script it serves several processes:
+
+torchrun --nproc-per-node 2 tests/exactness_cases.py OUTPUT.pt
+"""
+
+import random
+import sys
+import tempfile
+from typing import Any
+
+import torch
+from trl_runs import ours, weights
+
+G = 4
+STEP_ROWS = 16  # completions of one optimizer step
+
+SCHEMES: dict[str, dict[str, Any]] = {
+    "gaussian": {},
+    "prob": {},
+    "clip_cov": {"weighting_kwargs": {"ratio": 0.1, "low": 0.1, "high": 50.0}, "epsilon": 1e6},
+    # Its penalty acts only on a policy that has moved: two updates a rollout batch.
+    "kl_cov": {"weighting_kwargs": {"ratio": 0.1, "coef": 0.5}, "epsilon": 1e6, "num_iterations": 2},
+}
+
+
+def rollouts_by_prompt(trainer: Any):
+    """Completions that depend on the prompt and the row's number in its group, on whichever process and call."""
+
+    def generate(prompt_ids: list[list[int]], images: Any, fields: Any, num_generations: int, *args: Any, **kw: Any):
+        first = trainer.accelerator.process_index * len(prompt_ids)
+        completions = []
+        for row, prompt in enumerate(prompt_ids):
+            rng = random.Random(f"{prompt}-{(first + row) % num_generations}")
+            ids = [rng.randint(3, 80) for _ in range(rng.randint(1, 10))]
+            completions.append(ids if len(ids) == 10 else [*ids[:-1], 2])
+        return completions, None
+
+    return generate
+
+
+def run(folder: Any, scheme: str, scope: str, processes: int = 1, **options: Any) -> dict[str, Any]:
+    """Train three optimizer steps of 16 rows; return losses, first gradient and final weights."""
+    size = options.pop("size", STEP_ROWS // processes)
+    settings = {
+        "weighting": scheme,
+        "weighting_scope": scope,
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": STEP_ROWS // processes // size,
+        "num_generations": G,
+        "max_steps": 3,
+        "loss_type": "grpo",
+        "weight_decay": 0.01,
+        **SCHEMES[scheme],
+        **options,
+    }
+    trainer = ours(folder, **settings)
+    trainer._generate_single_turn = rollouts_by_prompt(trainer)
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    return {"gradients": trainer.gradients, "weights": weights(trainer), "losses": torch.tensor(losses)}
+
+
+# What two processes run, each compared with one process in tests/test_exactness.py.
+DISTRIBUTED = [
+    *((scheme, scope, {"size": size}) for scheme in SCHEMES for scope in ("group", "batch") for size in (2, 8)),
+    ("gaussian", "group", {"size": 1}),
+    ("gaussian", "group", {"size": 4, "loss_type": "dapo"}),
+    ("clip_cov", "batch", {"size": 4, "steps_per_generation": 1}),
+]
+
+
+def main(output: str) -> None:
+    """Run the distributed cases on every process; the first writes the results."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=True)
+    results = []
+    for scheme, scope, options in DISTRIBUTED:
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(run(folder, scheme, scope, processes=state.num_processes, **options))
+    if state.is_main_process:
+        torch.save(results, output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,127 @@
+"""The update depends on the rollouts alone: not on micro-batches, accumulation, shuffling, padding or processes."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import trl.trainer.grpo_trainer
+from exactness_cases import DISTRIBUTED, SCHEMES, run
+from trl_runs import relative
+
+pytestmark = pytest.mark.slow
+
+SCOPES = ("group", "batch")
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    """Everything in one micro-batch of one process."""
+
+    @functools.cache
+    def of(scheme, scope, **options):
+        return run(tmp_path_factory.mktemp("baseline"), scheme, scope, **options)
+
+    return of
+
+
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
+    for a, b in zip(actual["gradients"], expected["gradients"], strict=True):
+        assert relative(a, b) < 1e-5
+    assert relative(actual["weights"], expected["weights"]) < 1e-5
+
+
+VARIANTS = {
+    "micro-batch 1": {"size": 1},
+    "micro-batch G/2": {"size": 2},
+    "micro-batch G": {"size": 4},
+    "micro-batch 2G": {"size": 8},
+    "more padding on either side": {"size": 8, "pad_to_multiple_of": 32},
+    "stock path": {"size": 4, "fast_path": False},
+}
+# A generation batch smaller than the optimizer step; with several updates a batch that is another algorithm.
+SMALLER_GENERATIONS = {
+    "one group a generation": {"size": 4, "steps_per_generation": 1},
+    "two micro-batches a generation": {"size": 4, "steps_per_generation": 2},
+    "four micro-batches a generation": {"size": 2, "steps_per_generation": 4},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_how_the_step_is_split_changes_nothing(tmp_path, baseline, scheme, scope, variant):
+    assert_same(run(tmp_path, scheme, scope, **VARIANTS[variant]), baseline(scheme, scope))
+
+
+@pytest.mark.parametrize("variant", SMALLER_GENERATIONS)
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != "kl_cov"])
+def test_steps_per_generation_changes_nothing(tmp_path, baseline, scheme, scope, variant):
+    assert_same(run(tmp_path, scheme, scope, **SMALLER_GENERATIONS[variant]), baseline(scheme, scope))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_generation_batch_of_two_optimizer_steps(tmp_path, scheme, scope):
+    """TRL shuffles rows over both steps; however these are split into micro-batches, the updates are the same."""
+    whole = run(tmp_path / "a", scheme, scope, size=16, steps_per_generation=2)
+    split = run(tmp_path / "b", scheme, scope, size=4, steps_per_generation=8)
+    assert_same(split, whole)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_shuffle_changes_nothing(tmp_path, baseline, scheme, scope, monkeypatch):
+    def reversed_rows(batch):
+        return {
+            name: value.flip(0) if isinstance(value, torch.Tensor) and value.dim() else value
+            for name, value in batch.items()
+        }
+
+    monkeypatch.setattr(trl.trainer.grpo_trainer, "shuffle_sequence_dict", reversed_rows)
+    assert_same(run(tmp_path, scheme, scope, size=4), baseline(scheme, scope))
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "bnpo", "dr_grpo"])
+def test_loss_types_whose_normaliser_spans_the_step(tmp_path, baseline, loss_type):
+    """bnpo normalises by the micro-batch's tokens (TRL's definition), so only one micro-batch can be compared."""
+    size = 16 if loss_type == "bnpo" else 4
+    expected = baseline("gaussian", "group", loss_type=loss_type)
+    assert_same(run(tmp_path, "gaussian", "group", loss_type=loss_type, size=size, pad_to_multiple_of=16), expected)
+
+
+def test_schemes_and_scopes_differ(baseline):
+    """The comparisons above could fail: schemes and scopes give different updates, and weighting changes it at all."""
+    results = [baseline(scheme, scope)["gradients"] for scheme in ("gaussian", "clip_cov") for scope in SCOPES]
+    results.append(baseline("prob", "group")["gradients"])
+    for index, a in enumerate(results):
+        for b in results[:index]:
+            assert relative(a[0], b[0]) > 1e-3
+    kl = [baseline("kl_cov", scope)["gradients"] for scope in SCOPES]
+    assert relative(kl[0][1], kl[1][1]) > 1e-4, "the second update of a rollout batch carries the penalty"
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    output = tmp_path_factory.mktemp("two") / "results.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = Path(__file__).with_name("exactness_cases.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), str(output)], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(output)
+
+
+@pytest.mark.parametrize("index", range(len(DISTRIBUTED)), ids=lambda i: "-".join(map(str, DISTRIBUTED[i])))
+def test_two_processes_are_one(two_processes, baseline, index):
+    scheme, scope, options = DISTRIBUTED[index]
+    kept = {name: value for name, value in options.items() if name == "loss_type"}
+    expected = baseline(scheme, scope, **kept)
+    assert_same(two_processes[index], expected)
