@@ -31,16 +31,29 @@ def rollouts_by_prompt(trainer: Any):
         completions = []
         for row, prompt in enumerate(prompt_ids):
             rng = random.Random(f"{prompt}-{(first + row) % num_generations}")
-            ids = [rng.randint(3, 80) for _ in range(rng.randint(1, 10))]
+            size = rng.randint(1, 10)
+            if trainer.mask_truncated_completions and prompt[-5] % 2:
+                size = 10  # every completion of this prompt is truncated: a process may have nothing but masked rows
+            ids = [rng.randint(3, 80) for _ in range(size)]
             completions.append(ids if len(ids) == 10 else [*ids[:-1], 2])
         return completions, None
 
     return generate
 
 
+def sparse_reward(prompts: list, completions: list, **_: Any) -> list[float]:
+    """Only prompts that end in 3 earn anything: in most steps a process has no advantage at all."""
+    return [
+        float(prompt[-1]["content"].endswith("3?")) * sum(ch.isdigit() for ch in completion[0]["content"])
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+
+
 def run(folder: Any, scheme: str, scope: str, processes: int = 1, **options: Any) -> dict[str, Any]:
     """Train three optimizer steps of 16 rows; return losses, first gradient and final weights."""
     size = options.pop("size", STEP_ROWS // processes)
+    if options.pop("sparse", False):
+        options["reward_funcs"] = sparse_reward
     settings = {
         "weighting": scheme,
         "weighting_scope": scope,
@@ -64,6 +77,8 @@ def run(folder: Any, scheme: str, scope: str, processes: int = 1, **options: Any
 DISTRIBUTED = [
     *((scheme, scope, {"size": size}) for scheme in SCHEMES for scope in ("group", "batch") for size in (2, 8)),
     ("gaussian", "group", {"size": 1}),
+    *(("gaussian", scope, {"size": size, "sparse": True}) for scope in ("group", "batch") for size in (2, 8)),
+    *(("gaussian", scope, {"size": 2, "mask_truncated_completions": True}) for scope in ("group", "batch")),
     ("gaussian", "group", {"size": 4, "loss_type": "dapo"}),
     ("clip_cov", "batch", {"size": 4, "steps_per_generation": 1}),
 ]

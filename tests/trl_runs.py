@@ -69,7 +69,7 @@ BASE = {
 
 def build(trainer: type, config: type, folder: Any, rollouts: Any = None, model: Any = None, **options: Any):
     """A trainer of ``trainer`` on the tiny model; ``rollouts`` replaces sampling."""
-    peft_config = options.pop("peft_config", None)
+    extra = {name: options.pop(name) for name in ("peft_config", "eval_dataset") if name in options}
     if options.get("beta") and model is None:
         # TRL loads the reference model from where the policy came from.
         tiny_model().save_pretrained(f"{folder}-base")
@@ -80,7 +80,7 @@ def build(trainer: type, config: type, folder: Any, rollouts: Any = None, model:
         args=config(output_dir=str(folder), **{**BASE, **options}),
         train_dataset=dataset(),
         processing_class=tiny_tokenizer(),
-        **({"peft_config": peft_config} if peft_config else {}),
+        **extra,
     )
     if rollouts is not None:
         made._generate_single_turn = rollouts
@@ -149,5 +149,6 @@ def reference_weighted(folder: Any, **options: Any) -> GRPOTrainer:
 
 
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of the expected: a fraction."""
-    return ((actual - expected).norm() / expected.norm()).item()
+    """Norm of the difference over the norm of the expected, a fraction; the norm itself where 0 is expected."""
+    size = expected.norm()
+    return ((actual - expected).norm() / (size if size > 0 else 1.0)).item()

@@ -1,7 +1,7 @@
 """Methods by name: each is a handful of ``CovGRPOConfig`` options, so that every baseline runs in the same trainer.
 
-``covgrpo train --method NAME``, or ``CovGRPOConfig(**METHODS["dr_grpo"], ...)``. The covariance methods are weightings of
-ours; the others are TRL's own options, with the values of the papers.
+``covgrpo train --method NAME``, or ``CovGRPOConfig(**METHODS["dr_grpo"], ...)``. The covariance methods are weightings
+of ours; the others are TRL's own options, with the values of the papers.
 """
 
 from difflib import get_close_matches

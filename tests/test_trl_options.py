@@ -1,0 +1,199 @@
+"""What TRL brings keeps working with weighted advantages: stock TRL fed by the float64 reference is the yardstick."""
+
+import math
+import random
+
+import pytest
+import torch
+import trl.trainer.grpo_trainer
+from exactness_cases import rollouts_by_prompt
+from peft import LoraConfig
+from trl_runs import dataset, ours, reference_weighted, relative, scripted_rollouts, weights
+
+from covgrpo.trl import METHODS
+
+pytestmark = pytest.mark.slow
+
+
+def assert_like_reference(tmp_path, rollouts=None, prepare=None, **options):
+    trainers = []
+    for make, folder in ((reference_weighted, "a"), (ours, "b")):
+        trainer = make(tmp_path / folder, rollouts=rollouts() if rollouts else None, max_steps=3, **options)
+        if prepare:
+            prepare(trainer)
+        trainer.train()
+        trainers.append(trainer)
+    theirs, mine = trainers
+    assert theirs.gradients[0].abs().max() > 0
+    assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
+    assert relative(weights(mine), weights(theirs)) < 1e-5
+    return mine
+
+
+LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_every_loss_type(tmp_path, loss_type):
+    assert_like_reference(tmp_path, lambda: scripted_rollouts(5), loss_type=loss_type, num_iterations=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale_rewards": "none"},
+        {"scale_rewards": "batch"},
+        {"mask_truncated_completions": True},
+        {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+        {"top_entropy_quantile": 0.4},
+        {"entropy_coef": 0.01},
+        {"off_policy_mask_threshold": 0.5, "num_iterations": 2},
+        {"temperature": 0.7},
+    ],
+    ids=str,
+)
+def test_options(tmp_path, options):
+    assert_like_reference(tmp_path, lambda: scripted_rollouts(5, constant_prompts=(1,)), **options)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_lora_with_reference_model(tmp_path, checkpointing):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    assert_like_reference(
+        tmp_path, lambda: scripted_rollouts(5), peft_config=lora, beta=0.05, gradient_checkpointing=checkpointing
+    )
+
+
+def test_environment_tokens_count_in_no_statistic(tmp_path, monkeypatch):
+    """`rollout_func` marks tokens that the environment wrote; they are masked in loss and statistics."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+    def prepare(trainer):
+        rng = random.Random(0)
+
+        def rollout(prompts, trainer):
+            ids = [[rng.randint(3, 80) for _ in range(rng.randint(3, 10))] for _ in prompts]
+            return {
+                "prompt_ids": trainer._tokenize_prompts(prompts)[0],
+                "completion_ids": ids,
+                "logprobs": [[0.0] * len(row) for row in ids],
+                "env_mask": [[int(position % 3 != 1) for position in range(len(row))] for row in ids],
+            }
+
+        trainer.rollout_func = rollout
+
+    assert_like_reference(tmp_path, prepare=prepare, per_device_train_batch_size=8, gradient_accumulation_steps=2)
+
+
+class StandInVLLM:
+    """Returns completions with log-probs of other numerics, as vLLM does."""
+
+    def __init__(self, *args, **kwargs):
+        self.rollouts, self.synced = scripted_rollouts(9), 0
+
+    def sync_weights(self):
+        self.synced += 1
+
+    def generate(self, prompts, images, num_generations, profiler):
+        ids, _ = self.rollouts(prompts, images, None, num_generations)
+        rng = random.Random(1)
+        return prompts, ids, [[[-3.0 + rng.random()] for _ in row] for row in ids], None
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_vllm_log_probs_are_not_the_statistics(tmp_path, monkeypatch, correction):
+    """The weights come from the trainer's own numerics, whatever the inference engine reports."""
+    monkeypatch.setattr(trl.trainer.grpo_trainer, "VLLMGeneration", StandInVLLM)
+    mine = assert_like_reference(
+        tmp_path, use_vllm=True, vllm_mode="colocate", vllm_importance_sampling_correction=correction
+    )
+    assert mine.vllm_generation.synced == 3
+    assert mine._samples is None
+
+
+def test_evaluation_during_training_changes_nothing(tmp_path):
+    results = []
+    evaluation = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "per_device_eval_batch_size": 8,
+        "eval_dataset": dataset(4),
+    }
+    for folder, options in (("a", {}), ("b", evaluation)):
+        mine = ours(tmp_path / folder, max_steps=3, **options)
+        mine._generate_single_turn = rollouts_by_prompt(mine)
+        mine.train()
+        results.append(mine)
+    assert relative(weights(results[1]), weights(results[0])) < 1e-5  # the shuffle draws other numbers: rounding
+    evaluations = [log for log in results[1].state.log_history if "eval_reward" in log]
+    assert len(evaluations) == 3
+    assert all(math.isfinite(log["eval_loss"]) for log in evaluations)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(tmp_path, method):
+    mine = ours(tmp_path, rollouts=scripted_rollouts(5), max_steps=2, num_iterations=2, **METHODS[method])
+    before = weights(mine).clone()
+    mine.train()
+    assert all(gradient.isfinite().all() for gradient in mine.gradients)
+    assert relative(weights(mine), before) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"weighting": "kl_cov", "epsilon": 1e6, "loss_type": "sapo"}, "loss_type='sapo'"),
+        ({"weighting": "kl_cov", "epsilon": 1e6, "importance_sampling_level": "sequence"}, "sequence"),
+        ({"weighting": "kl_cov"}, "without PPO clipping"),
+        ({"weighting": "gausian"}, "Did you mean 'gaussian'"),
+        ({"weighting": "prob", "weighting_kwargs": {"alpha": 2}}, "alpha"),
+        ({"weighting_scope": "token"}, "weighting_scope"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_start(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        ours(tmp_path, **options)
+
+
+def test_kl_cov_is_inert_on_policy(tmp_path):
+    plain = ours(tmp_path / "a", rollouts=scripted_rollouts(5), weighting="none")
+    plain.train()
+    options = {"weighting": "kl_cov", "weighting_kwargs": {"ratio": 0.5}, "epsilon": 1e6}
+    held = ours(tmp_path / "b", rollouts=scripted_rollouts(5), **options)
+    held.train()
+    assert relative(weights(held), weights(plain)) < 1e-6
+
+
+RESUMES = [
+    {},  # 16 prompts, four a step: the third epoch begins at step 9
+    {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
+    {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "steps_per_generation": 8},
+    {"num_iterations": 3, "weighting_scope": "batch"},
+    {"weighting": "clip_cov", "weighting_kwargs": {"ratio": 0.2, "low": 0.0}, "lr_scheduler_type": "cosine"},
+    {"fast_path": False, "weighting": "none"},
+]
+
+
+@pytest.mark.parametrize("options", RESUMES, ids=str)
+@pytest.mark.parametrize("stop", [3, 5])
+def test_a_resumed_run_ends_bit_identical(tmp_path, options, stop):
+    """Real sampling, several epochs, checkpoints in the middle of rollout batches."""
+    whole = ours(tmp_path / "whole", max_steps=11, **options)
+    whole.train()
+    first = ours(tmp_path / "cut", max_steps=11, save_strategy="steps", save_steps=stop, **options)
+    first.add_callback(_StopAfter(stop))
+    first.train()
+    second = ours(tmp_path / "cut", max_steps=11, save_strategy="steps", save_steps=100, **options)
+    second.train(resume_from_checkpoint=str(tmp_path / "cut" / f"checkpoint-{stop}"))
+    assert second.state.global_step == 11
+    assert torch.equal(weights(second), weights(whole))
+    assert all(torch.equal(a, b) for a, b in zip(second.gradients, whole.gradients[stop:], strict=True))
+
+
+class _StopAfter(trl.trainer.grpo_trainer.transformers.TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_training_stop = True
