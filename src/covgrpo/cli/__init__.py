@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for room in (train, evaluate, listing):
         room.add_parser(commands)
     args = parser.parse_args(argv)
+    args.words = list(sys.argv[1:] if argv is None else argv)
+    _import_from_here()
     try:
         return int(args.run(args))
     except UserError as error:
@@ -33,3 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (such as `| head`); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _import_from_here() -> None:
+    """Find a user's own task and weighting in the current folder, as ``python -m covgrpo`` does; after all else."""
+    if not sys.flags.safe_path and "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

@@ -1,5 +1,6 @@
 """What a person watches: a live line with small charts on a terminal, plain lines elsewhere."""
 
+import math
 from typing import Any
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -7,10 +8,14 @@ _WIDTH = 24
 
 
 def sparkline(values: list[float], low: float, high: float) -> str:
-    """Draw the last values as bars between ``low`` and ``high``."""
+    """Draw the last values as bars between ``low`` and ``high``; a gap for what is not finite."""
     span = (high - low) or 1.0
     top = len(_BARS) - 1
-    return "".join(_BARS[min(top, max(0, round((v - low) / span * top)))] for v in values[-_WIDTH:])
+
+    def bar(value: float) -> str:
+        return _BARS[min(top, max(0, round((value - low) / span * top)))] if math.isfinite(value) else " "
+
+    return "".join(bar(value) for value in values[-_WIDTH:])
 
 
 def duration(seconds: float) -> str:
@@ -20,14 +25,19 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _top(values: list[float], least: float) -> float:
+    return max([least, *(value for value in values if math.isfinite(value))])
+
+
 class Display:
     """Progress of a run. On a terminal the last lines redraw themselves; otherwise one plain line a step."""
 
     def __init__(self, completions_per_step: int):
         from rich.console import Console
 
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, emoji=False)
         self.live: Any = None
+        self.live_part = ""
         self.completions = completions_per_step
         self.rewards: list[float] = []
         self.entropies: list[float] = []
@@ -42,10 +52,7 @@ class Display:
         """Begin to show progress from ``step`` of ``steps``."""
         self.steps = steps
         if self.console.is_terminal:
-            from rich.live import Live
-
-            self.live = Live(console=self.console, refresh_per_second=4, transient=False)
-            self.live.start()
+            self._go_live("training")
 
     def step(self, record: dict[str, Any]) -> None:
         """Show one step's metrics."""
@@ -61,16 +68,29 @@ class Display:
             self.live.update(self._panel(record, speed, left))
 
     def evaluating(self, what: str, done: int, total: int) -> None:
-        """Show the progress of an evaluation; on a terminal only."""
-        if self.console.is_terminal and self.live is None:
-            end = "\n" if done >= total else ""
-            self.console.print(f"\rmeasuring accuracy {what} training: {done}/{total} completions", end=end)
+        """Show the progress of an evaluation, in one line that redraws itself; on a terminal only."""
+        if not self.console.is_terminal:
+            return
+        text = f"measuring accuracy {what} training: {done}/{total} completions"
+        self._go_live(f"accuracy {what}")
+        self.live.update(text, refresh=True)
+        if done >= total:
+            self.close()
 
     def close(self) -> None:
         """Leave the last state on the screen."""
         if self.live is not None:
             self.live.stop()
             self.live = None
+
+    def _go_live(self, part: str) -> None:
+        """Begin a part of the screen that redraws itself; the one before it stays as it is."""
+        from rich.live import Live
+
+        if self.live is None or self.live_part != part:
+            self.close()
+            self.live, self.live_part = Live(console=self.console, refresh_per_second=4, transient=False), part
+            self.live.start()
 
     def _line(self, record: dict[str, Any], speed: float, left: float) -> str:
         return (
@@ -88,10 +108,10 @@ class Display:
             f"step {step}/{self.steps}", ProgressBar(self.steps, step, width=_WIDTH), f"{duration(left)} left"
         )
         table.add_row(
-            "reward", f"[green]{sparkline(self.rewards, 0, max(1.0, *self.rewards))}[/]", f"{self.rewards[-1]:.3f}"
+            "reward", f"[green]{sparkline(self.rewards, 0, _top(self.rewards, 1.0))}[/]", f"{self.rewards[-1]:.3f}"
         )
-        top = max(self.entropies)
-        table.add_row("entropy", f"[cyan]{sparkline(self.entropies, 0, top)}[/]", f"{self.entropies[-1]:.3f} nats")
+        entropies = sparkline(self.entropies, 0, _top(self.entropies, 0.0))
+        table.add_row("entropy", f"[cyan]{entropies}[/]", f"{self.entropies[-1]:.3f} nats")
         table.add_row(
             "covariance",
             f"sigma {record.get('cov/sigma') or 0.0:.2f}, top 1 % above {record.get('cov/top_0.01') or 0.0:.2f}",

@@ -86,7 +86,7 @@ def _run_options(folder: Path) -> dict[str, Any]:
 def _evaluate(model_name: str, options: TrainOptions, args: argparse.Namespace) -> dict[str, Any]:
     from covgrpo.evaluation import EvalSettings, evaluate
     from covgrpo.models import load_model
-    from covgrpo.runs.train import quiet_libraries
+    from covgrpo.runs.train import check_prompts, quiet_libraries
     from covgrpo.tasks import PromptFormat, load_task
     from covgrpo.verify import VerifierPool
 
@@ -105,6 +105,7 @@ def _evaluate(model_name: str, options: TrainOptions, args: argparse.Namespace) 
         bf16=options.bf16,
     )
     prompt_format = PromptFormat(options.answer_format, options.system_prompt, options.num_examples)
+    check_prompts(model, tokenizer, prompt_format, problems, examples, options.max_completion_length)
     with VerifierPool(task.verifier, options.verifier_workers, options.verifier_timeout) as pool:
         return evaluate(model, tokenizer, problems, examples, prompt_format, pool, settings).to_dict()
 

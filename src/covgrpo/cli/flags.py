@@ -7,6 +7,7 @@ import typing
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.runs.options import parse_yaml
 
 
 def add_option_flags(parser: argparse.ArgumentParser, options: type) -> None:
@@ -66,6 +67,6 @@ def _pair(name: str, text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f"--{name.replace('_', '-')} takes KEY=VALUE, not {text!r}.")
     try:
-        return key, yaml.safe_load(value)
+        return key, parse_yaml(value)
     except yaml.YAMLError:
         return key, value

@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 from typing import Any
 
 from covgrpo.cli.flags import add_option_flags, given_options
@@ -50,7 +49,7 @@ def _train(options: TrainOptions, args: argparse.Namespace) -> int:
     options.check()
     display = Display(options.prompts_per_step * options.num_generations)
     display.message(
-        f"covgrpo: {options.model} on {options.task}, weighting {options.weighting}, {options.steps} steps of "
+        f"covgrpo: {options.model} on {options.task}, {options.weighting or options.method}, {options.steps} steps of "
         f"{options.prompts_per_step} x {options.num_generations} completions, seed {options.seed}"
     )
     watcher = Watcher(display.message, display.started, display.step, display.evaluating)
@@ -73,18 +72,14 @@ def _report(result: Any, options: TrainOptions, args: argparse.Namespace) -> lis
         label = "entropy of the policy, nats a token"
         lines.append(f"{label:<40} {result.before['entropy']:.3f} -> {result.after['entropy']:.3f}")
     if result.stopped_by:
-        again = " ".join(shlex.quote(word) for word in ["covgrpo", *_words(args), "--resume"])
+        words = [word for word in args.words if word != "--resume"]
+        again = " ".join(shlex.quote(word) for word in ["covgrpo", *words, "--resume"])
         lines.append(f"stopped at step {result.step} with a checkpoint; go on with: {again}")
     else:
         model = result.folder / "model"
         lines.append(f"run folder: {result.folder} (model, metrics.jsonl, samples.jsonl, config.json)")
         lines.append(f"next: covgrpo eval {result.folder}   or load {model} with transformers")
     return lines
-
-
-def _words(args: argparse.Namespace) -> list[str]:
-    words = sys.argv[1:] or ["train"]
-    return [word for word in words if word != "--resume"]
 
 
 def _interval(value: dict[str, float]) -> str:

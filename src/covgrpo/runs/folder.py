@@ -65,7 +65,7 @@ class RunFolder:
                 run._write_start(plain, describe_environment(), resume)
             except BaseException:
                 if made:
-                    run._unmake()
+                    run.discard()
                 raise
         return run
 
@@ -149,6 +149,15 @@ class RunFolder:
         """The complete checkpoint of the highest step, or None."""
         return next(reversed(self.checkpoints()), None)
 
+    def discard(self) -> None:
+        """Takes back a run that ended before its first step, so that the next try finds the path free."""
+        if self.metrics.exists():
+            return
+        with suppress(OSError):
+            for path in (self.config, self.environment, self.path / "eval.json"):
+                path.unlink(missing_ok=True)
+            self.path.rmdir()
+
     def _rewrite(self, path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
         with _named_errors(self.path), _replacing(path) as file:
             file.writelines(line + "\n" for record, line in _records(path) if keep(record))
@@ -178,12 +187,6 @@ class RunFolder:
                 raise UserError(f"{self.path} holds another run; choose another --output or pass --resume")
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise UserError(f"{self.path} is a folder with other files and no run; choose another --output")
-
-    def _unmake(self) -> None:
-        """Takes back a folder that ``create`` made and could not fill, so that the next try finds the path free."""
-        with suppress(OSError):
-            self.environment.unlink(missing_ok=True)
-            self.path.rmdir()
 
     def _check_same(self, config: Any, ignore: Collection[str]) -> None:
         try:

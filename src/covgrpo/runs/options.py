@@ -1,8 +1,12 @@
 """Everything that ``covgrpo train`` can be told, in one dataclass: its fields are the flags and the YAML keys."""
 
 import dataclasses
+import functools
+import math
+import re
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 
 from covgrpo.errors import UserError
 
+LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL's
 _MAX_TOKENS_A_MICRO_BATCH = 16_384
 
 
@@ -44,9 +49,14 @@ class TrainOptions:
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.", "model")
     threads: int | None = option(None, "CPU threads; default: torch's choice.", "model")
 
-    weighting: str = option("gaussian", "Token weighting: gaussian, none, or module:Class of your own.", "method")
+    method: str = option("gaussian", "Method, a set of the options below and of TRL's (see docs/methods.md).", "method")
+    weighting: str | None = option(
+        None, "Token weighting, or module:Class of your own; default: the method's.", "method"
+    )
     weighting_kwargs: dict[str, Any] = option({}, "Hyperparameters of the weighting, KEY=VALUE.", "method")
-    weighting_scope: str = option("group", "Tokens that share statistics: group or batch.", "method")
+    weighting_scope: str | None = option(
+        None, "Tokens that share statistics: group or batch; default: the method's, or group.", "method"
+    )
     fast_path: bool = option(True, "Share prompts and leave zero-advantage completions out; exact.", "method")
 
     steps: int = option(100, "Optimizer steps.", "optimisation")
@@ -60,7 +70,7 @@ class TrainOptions:
     weight_decay: float = option(0.0, "AdamW's weight decay.", "optimisation")
     adam_beta2: float = option(0.95, "AdamW's second-moment decay.", "optimisation")
     max_grad_norm: float = option(1.0, "Gradient norm above which the gradient is scaled down.", "optimisation")
-    loss_type: str = option("dapo", "TRL's loss type.", "optimisation")
+    loss_type: str | None = option(None, "TRL's loss type; default: the method's, or dapo.", "optimisation")
     beta: float = option(0.0, "Weight of the KL penalty to the initial model.", "optimisation")
     num_iterations: int = option(1, "Updates for each rollout batch.", "optimisation")
     micro_batch_size: int | None = option(
@@ -68,7 +78,7 @@ class TrainOptions:
     )
     trl: dict[str, Any] = option({}, "Any other option of TRL's GRPOConfig, KEY=VALUE.", "optimisation")
 
-    output: str | None = option(None, "Run folder; default: runs/TASK-WEIGHTING-sSEED.", "run")
+    output: str | None = option(None, "Run folder; default: runs/TASK-METHOD-sSEED.", "run")
     resume: bool = option(False, "Go on from the run folder's last checkpoint.", "run")
     seed: int = option(0, "Seed of everything.", "run")
     save_steps: int = option(50, "Steps between checkpoints.", "run")
@@ -86,29 +96,41 @@ class TrainOptions:
         """
         if not self.task:
             raise UserError("no task given: pass --task, for example --task addition (see `covgrpo tasks`).")
-        least = {
-            "steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "num_iterations": 1,
-            "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
-            "eval_samples": 1, "warmup_steps": 0, "seed": 0,
-        }  # fmt: skip
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {bound}.")
-        for name in ("temperature", "learning_rate", "max_grad_norm", "verifier_timeout"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        for name in ("threads", "micro_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        self._check_numbers()
+        if self.loss_type is not None:
+            check_choice("loss_type", self.loss_type, LOSS_TYPES)
         if self.correctness_weight == 0 and self.format_weight == 0:
             raise UserError("correctness_weight and format_weight are both 0; no completion could earn a reward.")
 
+    def _check_numbers(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name} is {value}; it must be finite.")
+        least = {
+            "steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "num_iterations": 1,
+            "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
+            "eval_samples": 1, "warmup_steps": 0, "seed": 0, "threads": 1, "micro_batch_size": 1, "weight_decay": 0,
+            "beta": 0,
+        }  # fmt: skip
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise UserError(f"{name} is {value}; it must be at least {bound}.")
+        if self.seed >= 2**32:
+            raise UserError(f"seed is {self.seed}; it must be below 2**32.")
+        for name in ("temperature", "learning_rate", "max_grad_norm", "verifier_timeout"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if not 0 <= self.adam_beta2 < 1:
+            raise UserError(f"adam_beta2 is {self.adam_beta2}; it must be at least 0 and below 1.")
+
     def run_folder(self) -> str:
-        """Return the run folder: as given, or by task, weighting and seed."""
+        """Return the run folder: as given, or by task, method and seed."""
         if self.output:
             return self.output
         task = self.task.split("?")[0].replace(":", "-").replace("/", "-").strip("-.")
-        return str(Path("runs") / f"{task}-{self.weighting.split(':')[-1]}-s{self.seed}")
+        method = self.weighting.split(":")[-1] if self.weighting else self.method
+        return str(Path("runs") / f"{task}-{method}-s{self.seed}")
 
     def per_device_batch(self, world_size: int) -> tuple[int, int]:
         """Split a step's completions: (micro-batch size, micro-batches) on each of ``world_size`` processes.
@@ -149,8 +171,45 @@ def options_from_dict(values: dict[str, Any], source: str) -> TrainOptions:
             near = get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UserError(f"{source}: unknown option {key!r}.{hint}")
-        checked[key] = _typed(value, hints[key], f"{source}: option {key!r}")
+        checked[key] = typed_value(value, hints[key], f"{source}: option {key!r}")
     return TrainOptions(**checked)
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a value that is none of ``known``.
+
+    Raises:
+        UserError: names the option, the value and the nearest known one.
+    """
+    known = list(known)
+    if value not in known:
+        near = get_close_matches(value, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+        raise UserError(f"{name} {value!r} is unknown; {hint}")
+
+
+@functools.cache
+def _yaml_loader() -> Any:
+    """Make YAML's safe loader, except that 1e-5 is a number to it, as in YAML 1.2, and not text."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML text into plain values.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    import yaml
+
+    return yaml.load(text, Loader=_yaml_loader())  # noqa: S506 (a safe loader)
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -162,9 +221,12 @@ def read_yaml(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read config {path}: {(error.strerror or str(error)).lower()}.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"config {path} is not valid YAML: {line}{error.problem}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"config {path} is not valid YAML: {problem}.") from error
@@ -173,9 +235,18 @@ def read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """``value`` if it has the type; ints pass as floats, and text such as 1e-5 (YAML reads it so) as numbers."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def union_members(hint: Any) -> tuple[Any, ...]:
+    """Return the types of a union; another type alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def typed_value(value: Any, hint: Any, where: str) -> Any:
+    """Return ``value`` if it has the type; ints, and text that is a number, pass as floats.
+
+    Raises:
+        UserError: another type; begins with ``where``.
+    """
+    kinds = union_members(hint)
     for kind in kinds:
         plain = typing.get_origin(kind) or kind
         if plain is float and isinstance(value, int | str) and not isinstance(value, bool):

@@ -35,7 +35,7 @@ class StopRequest:
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.signal = number
         self.announce("stopping after this step with a checkpoint; once more to stop at once without one")
 
@@ -62,8 +62,11 @@ class RunRecorder(TrainerCallback):
     _rollout: dict[str, Any] = field(default_factory=dict)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
+        """Start the clock; a resumed run may go on in the middle of a rollout batch, whose values it takes up."""
         self._since = time.perf_counter()
+        if self.run is not None and state.global_step:
+            for record in self.run.read_metrics()[-1:]:
+                self._keep_rollout(record)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Record a step's logs."""
@@ -71,18 +74,23 @@ class RunRecorder(TrainerCallback):
             return
         now = time.perf_counter()
         # A step that reuses a rollout batch has that batch's rewards and covariances.
-        self._rollout.update({name: value for name, value in logs.items() if name.startswith(_OF_ROLLOUT)})
+        self._keep_rollout(logs)
         record = {"step": state.global_step, **self._rollout, **logs, "time/wall": now - self._since}
         self._since = now
         self.run.append_metrics(record)
         self._record_samples(state.global_step)
         self.on_step(record)
+        # transformers saves after this, so that a signal since the step's end is still in time
+        self.on_step_end(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop with a checkpoint if a signal came."""
         if self.stop.signal is not None:
             control.should_save = True
             control.should_training_stop = True
+
+    def _keep_rollout(self, values: dict[str, Any]) -> None:
+        self._rollout.update({name: value for name, value in values.items() if name.startswith(_OF_ROLLOUT)})
 
     def _record_samples(self, step: int) -> None:
         """Keep completions spread evenly over the latest rollout batch (TRL's own log of it)."""

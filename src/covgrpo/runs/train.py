@@ -2,27 +2,45 @@
 
 import dataclasses
 import json
+import shutil
+import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.runs.folder import RESUME_IGNORES, RunFolder
-from covgrpo.runs.options import TrainOptions
+from covgrpo.runs.options import TrainOptions, check_choice, typed_value, union_members
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
 
 # What a resumed run may be told differently: where and how far it goes, not what it computes.
-_MAY_CHANGE = RESUME_IGNORES | {"options.resume", "options.output", "options.report_to", "options.threads", "trainer"}
+_MAY_CHANGE = RESUME_IGNORES | {
+    *("options.resume", "options.output", "options.report_to", "options.threads", "options.steps", "trainer")
+}
 
+_FULL_BYTES = 1 << 20  # free space of a disk that counts as full
 
 # Options that TRL's config has under the same name.
 _PASSED_ON = (
-    *("weighting", "weighting_scope", "fast_path", "num_generations", "max_completion_length", "temperature"),
+    *("fast_path", "num_generations", "max_completion_length", "temperature"),
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta2", "max_grad_norm"),
-    *("loss_type", "beta", "num_iterations", "save_steps", "bf16"),
+    *("beta", "num_iterations", "save_steps", "bf16"),
 )
+# Likewise, and decided by the method where they are not given.
+_METHODS_OWN = ("weighting", "weighting_scope", "loss_type")
+
+# Those that an option of ours decides under another name.
+_DECIDED_BY = {
+    "output_dir": "output",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "micro_batch_size",
+    "gradient_accumulation_steps": "micro_batch_size",
+    "reward_weights": "correctness_weight",
+    **{name: name for name in (*_PASSED_ON, *_METHODS_OWN, "seed", "report_to", "weighting_kwargs")},
+}
 
 
 @dataclass
@@ -79,15 +97,60 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     checkpoint = RunFolder(Path(options.run_folder())).latest_checkpoint() if options.resume else None
     if run is not None:
         _begin(run, checkpoint, watcher, options)
-    model, tokenizer = load_model(options.model, options.dtype, options.trust_remote_code)
-    return _Session(options, watcher, data, args, run).go(model, tokenizer, checkpoint)
+    # A run whose last checkpoint is its end has nothing left to train.
+    name = str(checkpoint) if checkpoint and _step_of(checkpoint) >= options.steps else options.model
+    try:
+        model, tokenizer = load_model(name, options.dtype, options.trust_remote_code)
+        for problems in (data.train, data.held_out):
+            check_prompts(model, tokenizer, data.prompt_format, problems, data.examples, options.max_completion_length)
+        return _Session(options, watcher, data, args, run).go(model, tokenizer, checkpoint)
+    except UserError:
+        if run is not None and not options.resume:
+            run.discard()
+        raise
+
+
+def check_prompts(
+    model: Any,
+    tokenizer: Any,
+    prompt_format: PromptFormat,
+    problems: Sequence[Problem],
+    examples: Sequence[Problem],
+    max_completion_length: int,
+) -> None:
+    """Check on the longest question, by characters, that the model takes the prompts.
+
+    Raises:
+        UserError: no chat template, one that refuses the messages, or a prompt too long for the model's context.
+    """
+    from jinja2 import TemplateError
+
+    from covgrpo.evaluation.evaluate import encode_prompt
+
+    if not problems:
+        return
+    longest = max(problems, key=lambda problem: len(problem.question))
+    try:
+        tokens = len(encode_prompt(tokenizer, prompt_format.messages(longest, examples)))
+    except (ValueError, TemplateError) as error:
+        reason = str(error).split(". ", maxsplit=1)[0].rstrip(".")
+        raise UserError(f"the model's chat template does not take the prompt: {reason}.") from error
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and tokens + max_completion_length > context:
+        raise UserError(
+            f"the longest prompt has {tokens} tokens; with max_completion_length {max_completion_length} "
+            f"it does not fit the model's context of {context} tokens."
+        )
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.split("-")[1]) if checkpoint else 0
 
 
 def _begin(run: RunFolder, checkpoint: Path | None, watcher: Watcher, options: TrainOptions) -> None:
     if options.resume:
-        step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-        run.truncate_after(step)
-        watcher.message(f"resuming {run.path} from step {step}")
+        run.truncate_after(_step_of(checkpoint))
+        watcher.message(f"resuming {run.path} from step {_step_of(checkpoint)}")
 
 
 def _load_data(options: TrainOptions) -> _Data:
@@ -104,9 +167,11 @@ def _load_data(options: TrainOptions) -> _Data:
 
 def _trainer_config(options: TrainOptions) -> Any:
     from accelerate import PartialState
+    from transformers import SchedulerType
 
     from covgrpo.trl import CovGRPOConfig
 
+    check_choice("lr_scheduler_type", options.lr_scheduler_type, [kind.value for kind in SchedulerType])
     state = PartialState(cpu=_on_cpu())
     size, micro_batches = options.per_device_batch(state.num_processes)
     settings: dict[str, Any] = {
@@ -124,7 +189,8 @@ def _trainer_config(options: TrainOptions) -> Any:
         "weighting_kwargs": options.weighting_kwargs or None,
     }
     settings.update({name: getattr(options, name) for name in _PASSED_ON})
-    known = {f.name for f in dataclasses.fields(CovGRPOConfig)}
+    settings.update(_method_settings(options))
+    known = typing.get_type_hints(CovGRPOConfig)
     for name, value in options.trl.items():
         if name not in known:
             from difflib import get_close_matches
@@ -132,11 +198,27 @@ def _trainer_config(options: TrainOptions) -> Any:
             near = get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UserError(f"trl: GRPOConfig has no option {name!r}.{hint}")
+        if name in _DECIDED_BY:
+            raise UserError(f"trl: {name!r} follows from the option {_DECIDED_BY[name]!r}; set that one.")
         settings[name] = value
+        # Other types, such as those that TRL parses from text, are TRL's to check.
+        if {*union_members(known[name])} <= {int, float, bool, type(None)}:
+            settings[name] = typed_value(value, known[name], f"trl: option {name!r}")
     try:
         return CovGRPOConfig(**settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _method_settings(options: TrainOptions) -> dict[str, Any]:
+    from covgrpo.trl.methods import method_options
+
+    try:
+        settings = method_options(options.method)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    given = {name: getattr(options, name) for name in _METHODS_OWN}
+    return settings | {name: value for name, value in given.items() if value is not None}
 
 
 def _on_cpu() -> bool:
@@ -166,12 +248,15 @@ class _Session:
             result.before = self._evaluate("before", model, tokenizer, pool)
             recorder = RunRecorder(self.run, stop, options.samples_per_step, self.watcher.step)
             trainer = self._trainer(model, tokenizer, pool, recorder)
-            self.watcher.started(int(checkpoint.name.split("-")[1]) if checkpoint else 0, options.steps)
-            with stop.listening():
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            result.step, result.stopped_by = trainer.state.global_step, stop.signal
+            result.step = _step_of(checkpoint)
+            self.watcher.started(result.step, options.steps)
+            if result.step < options.steps:
+                with stop.listening(), _full_disk_named(result.folder):
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                result.step, result.stopped_by = trainer.state.global_step, stop.signal
             if result.step >= options.steps:
-                trainer.save_model(str(result.folder / "model"))
+                with _full_disk_named(result.folder):
+                    trainer.save_model(str(result.folder / "model"))
                 result.stopped_by = None
                 result.after = self._evaluate("after", trainer.accelerator.unwrap_model(trainer.model), tokenizer, pool)
         if self.run is not None:
@@ -196,7 +281,7 @@ class _Session:
                 processing_class=tokenizer,
                 callbacks=[recorder],
             )
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             raise UserError(" ".join(str(error).split())) from error
         trainer.remove_callback(PrinterCallback)
         recorder.trainer = trainer
@@ -239,6 +324,21 @@ class _Session:
         )  # fmt: skip
         self.run.write_json("eval.json", {**kept, when: found.to_dict()})
         return found.to_dict()
+
+
+@contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Turn the several errors of libraries that find no space for a checkpoint into one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if "No space left" in str(error) or shutil.disk_usage(folder).free < _FULL_BYTES:
+            raise UserError(
+                f"no space left for the run folder {folder}; make space and go on with --resume."
+            ) from error
+        raise
 
 
 def _plain_config(args: Any) -> dict[str, Any]:

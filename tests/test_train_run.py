@@ -1,0 +1,381 @@
+"""Whole runs through the command line: what they leave behind, repeat, survive and go on from."""
+
+import errno
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from covgrpo.cli import main
+from covgrpo.cli.display import Display
+from covgrpo.runs.folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+LETTERS = [
+    "train", "--task", "own.tasks:letters", "--model", "tiny", "--steps", "6", "--prompts-per-step", "2",
+    "--num-generations", "4", "--max-completion-length", "4", "--save-steps", "2", "--learning-rate", "1e-3",
+    "--threads", "1", "--verifier-timeout", "60",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def here(own_folder: Path, tiny_folder: Path) -> Path:
+    """The folder that these runs are made in: own/tasks.py and tiny/ are there."""
+    shutil.copytree(tiny_folder, own_folder / "tiny")
+    return own_folder
+
+
+@pytest.fixture
+def inside(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same as the current folder, for runs in this process, which gets its import path and threads back."""
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    threads = torch.get_num_threads()
+    yield here
+    torch.set_num_threads(threads)
+
+
+def words(output: str, *more: str) -> list[str]:
+    return [*LETTERS, "--output", output, *more]
+
+
+@dataclass
+class Running:
+    """A run in a fresh process, with its output in files."""
+
+    here: Path
+    argv: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.files = [Path(tempfile.mkstemp(dir=self.here, suffix=".txt")[1]) for _ in range(2)]
+        with self.files[0].open("w") as out, self.files[1].open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "covgrpo", *self.argv],
+                cwd=self.here,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self.variables},
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def out(self) -> str:
+        return self.files[0].read_text()
+
+    @property
+    def err(self) -> str:
+        return self.files[1].read_text()
+
+    def wait_for(self, condition: Callable[[], bool], limit_s: float = 90) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert self.process.poll() is None, self.out + self.err
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def finish(self, limit_s: float = 90) -> int:
+        try:
+            return self.process.wait(limit_s)
+        finally:
+            self.process.kill()
+
+
+def complete(here: Path, argv: list[str]) -> str:
+    """Run to the end in a fresh process that has nothing to complain of; returns stdout."""
+    run = Running(here, argv)
+    assert run.finish() == 0, run.err
+    assert run.err == ""
+    return run.out
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(run: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in record.items() if name != "step_time" and not name.startswith("time/")}
+        for record in metrics(run)
+    ]
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def steps(run: Path) -> list[int]:
+    return [record["step"] for record in metrics(run)]
+
+
+# --- what a run leaves ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def addition(here: Path) -> tuple[Path, str]:
+    """A run on addition from a config file and flags, in a fresh process: its folder and what it printed."""
+    (here / "demo.yaml").write_text(
+        "task: addition\nmodel: tiny\nsteps: 9\nseed: 5\nprompts_per_step: 2\nnum_generations: 4\nlearning_rate: 1e-4\n"
+        "max_completion_length: 4\nevaluate: true\neval_problems: 6\neval_samples: 2\ntask_params: {min: 1, max: 7}\n"
+        "trl: {epsilon: 3e-1, top_k: 50}\n"
+    )
+    flags = ["--steps", "3", "--output", "addition", "--task-params", "max=8", "--trl", "epsilon=25e-2"]
+    return here / "addition", complete(here, ["train", "--config", "demo.yaml", *flags])
+
+
+def test_run_folder(addition: tuple[Path, str]) -> None:
+    run, _ = addition
+    names = {"config.json", "environment.json", "metrics.jsonl", "samples.jsonl", "eval.json", "model", "checkpoint-3"}
+    assert names <= {path.name for path in run.iterdir()}
+    records = metrics(run)
+    assert [record["step"] for record in records] == [1, 2, 3]
+    expected = {"reward", "entropy", "grad_norm", "learning_rate", "cov/mean", "cov/sigma", "step_time", "time/wall"}
+    for record in records:
+        assert expected <= set(record)
+        assert all(isinstance(record[name], int | float) for name in expected)
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 3 * 4
+    assert samples[0]["prompt"].startswith("What is ")
+    assert samples[0]["rewards"].keys() == {"correctness", "format"}
+    evaluation = json.loads((run / "eval.json").read_text())
+    assert evaluation.keys() == {"before", "after"}
+    assert evaluation["before"]["n"] == 6
+    assert AutoModelForCausalLM.from_pretrained(run / "model").num_parameters() > 0
+    assert RunFolder(run).latest_checkpoint() == run / "checkpoint-3"
+
+
+def test_flags_win_over_the_config_file(addition: tuple[Path, str]) -> None:
+    config = json.loads((addition[0] / "config.json").read_text())
+    options = config["options"]
+    assert (options["steps"], options["seed"], options["learning_rate"]) == (3, 5, 1e-4)
+    assert options["task_params"] == {"min": 1, "max": 8}
+    assert options["trl"] == {"epsilon": 0.25, "top_k": 50}
+    assert (config["trainer"]["epsilon"], config["trainer"]["top_k"]) == (0.25, 50)
+    assert config["task"] == "addition:?max=8"
+
+
+def test_record_names_no_machine(addition: tuple[Path, str]) -> None:
+    run, _ = addition
+    for name in ("config.json", "environment.json"):
+        text = (run / name).read_text()
+        for private in (str(Path.home()), str(run.parent), platform.node()):
+            assert len(private) < 3 or private not in text
+
+
+def test_output_is_plain_lines(addition: tuple[Path, str]) -> None:
+    run, out = addition
+    assert "\x1b" not in out
+    assert "\r" not in out
+    lines = out.splitlines()
+    assert lines[0] == "covgrpo: tiny on addition, gaussian, 3 steps of 2 x 4 completions, seed 5"
+    assert [line.split()[:2] for line in lines[1:4]] == [["step", f"{step}/3"] for step in (1, 2, 3)]
+    assert lines[4].startswith("accuracy, greedy (held-out, n=6) ")
+    assert lines[5].startswith("accuracy, sampled (held-out, n=6) ")
+    assert lines[6].startswith("entropy of the policy, nats a token ")
+    assert lines[7:] == [
+        f"run folder: {run.name} (model, metrics.jsonl, samples.jsonl, config.json)",
+        f"next: covgrpo eval {run.name}   or load {run.name}/model with transformers",
+    ]
+
+
+def test_eval_of_a_run(addition: tuple[Path, str], inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _ = addition
+    assert main(["eval", "addition", "--json", "--problems", "6", "--samples", "2", "--seed", "5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["seed"], found["samples"], found["task"]) == (6, 5, 2, "addition")
+    for kind in ("greedy", "sampled"):
+        assert 0 <= found[kind]["low"] <= found[kind]["accuracy"] <= found[kind]["high"] <= 1
+    after = json.loads((run / "eval.json").read_text())["after"]
+    assert {name: found[name] for name in after} == after  # the same numbers as the run's own evaluation
+    assert main(["eval", "addition", "--samples", "0", "--problems", "6"]) == 0
+    out = capsys.readouterr().out
+    assert "greedy   accuracy" in out
+    assert "sampled" not in out
+
+
+# --- repeat --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def whole(here: Path) -> Path:
+    """Six steps without a stop, in a fresh process."""
+    complete(here, words("whole"))
+    return here / "whole"
+
+
+def test_same_seed_same_run(whole: Path, here: Path) -> None:
+    complete(here, words("again"))
+    assert untimed(here / "again") == untimed(whole)
+    assert weights(here / "again") == weights(whole)
+    assert all(record["grad_norm"] > 0 for record in metrics(whole))  # there was something to repeat
+
+
+def test_another_seed_another_run(whole: Path, here: Path, inside: Path) -> None:
+    assert main(words("seed-1", "--seed", "1")) == 0
+    assert untimed(here / "seed-1") != untimed(whole)
+    assert weights(here / "seed-1") != weights(whole)
+
+
+# --- stop and go on ------------------------------------------------------------------------------------------------
+
+
+def wait_in_step_3(here: Path, output: str) -> tuple[Running, Path]:
+    """A run whose verifier waits in step 3 for as long as the gate exists."""
+    gate = here / f"{output}.gate"
+    gate.touch()
+    variables = {"OWN_GATE": str(gate), "OWN_METRICS": str(here / output / "metrics.jsonl")}
+    run = Running(here, words(output), variables)
+    run.wait_for(gate.with_suffix(".waiting").exists)
+    return run, gate
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stop_and_resume(number: signal.Signals, whole: Path, here: Path, inside: Path) -> None:
+    name = number.name
+    run, gate = wait_in_step_3(here, name)
+    run.process.send_signal(number)
+    run.wait_for(lambda: "\nstopping after this step with a checkpoint" in run.out)
+    gate.unlink()
+    assert run.finish() == 128 + number
+    assert run.err == ""
+    assert steps(here / name) == [1, 2, 3]
+    assert RunFolder(here / name).latest_checkpoint() == here / name / "checkpoint-3"
+    assert not (here / name / "model").exists()
+    message, _, again = run.out.splitlines()[-1].partition("; go on with: ")
+    assert message == "stopped at step 3 with a checkpoint"
+    assert shlex.split(again) == ["covgrpo", *words(name), "--resume"]
+    if number == signal.SIGTERM:  # once in a fresh process, once in this one
+        complete(here, shlex.split(again)[1:])
+    else:
+        assert main(shlex.split(again)[1:]) == 0
+    assert untimed(here / name) == untimed(whole)
+    assert weights(here / name) == weights(whole)
+    samples = [json.loads(line)["step"] for line in (here / name / "samples.jsonl").read_text().splitlines()]
+    assert samples == [step for step in range(1, 7) for _ in range(4)]
+
+
+def test_second_interrupt_stops_at_once(here: Path) -> None:
+    run, gate = wait_in_step_3(here, "twice")
+    run.process.send_signal(signal.SIGINT)
+    run.wait_for(lambda: "with a checkpoint; once more to stop at once without one\n" in run.out)
+    run.process.send_signal(signal.SIGINT)
+    assert run.finish(20) == 130  # the verifier would wait for 60 s
+    assert run.err == "covgrpo: interrupted\n"
+    assert gate.exists()
+    assert steps(here / "twice") == [1, 2]
+    assert RunFolder(here / "twice").latest_checkpoint() == here / "twice" / "checkpoint-2"
+
+
+def test_signal_after_the_last_micro_batch_is_in_time(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = Display.step
+
+    def stop(self: Display, record: dict[str, Any]) -> None:
+        show(self, record)
+        if record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Display, "step", stop)
+    assert main(words("late")) == 143
+    assert steps(inside / "late") == [1, 2, 3]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_full_disk_at_a_checkpoint(
+    whole: Path, inside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def fill(content: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if "checkpoint-4" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(content, path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fill)
+        assert main(words("full")) == 2
+    message = "covgrpo: no space left for the run folder full; make space and go on with --resume.\n"
+    assert capsys.readouterr().err == message
+    assert (inside / "full" / "checkpoint-4").exists()  # incomplete, and passed over
+    assert main(words("full", "--resume")) == 0
+    assert "resuming full from step 2\n" in capsys.readouterr().out
+    assert untimed(inside / "full") == untimed(whole)
+    assert weights(inside / "full") == weights(whole)
+
+
+def test_resume_at_the_end(
+    whole: Path, here: Path, inside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(whole, here / "end"))
+    shutil.rmtree(run / "model")  # as if stopped between the last checkpoint and the end
+    assert main(words("end", "--resume")) == 0
+    assert untimed(run) == untimed(whole)
+    assert weights(run) == weights(whole)
+    # more steps than before
+    assert main(words("end", "--resume", "--steps", "8")) == 0
+    assert steps(run) == list(range(1, 9))
+    assert json.loads((run / "resume-2.json").read_text())["config"]["options"]["steps"] == 8
+    # a last line torn by a crash, and records after the last checkpoint
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9}\n{"step"')
+    assert main(words("end", "--resume", "--steps", "8")) == 0
+    assert steps(run) == list(range(1, 9))
+    # other settings
+    capsys.readouterr()
+    before = sorted(path.name for path in run.iterdir())
+    assert main(words("end", "--resume", "--learning-rate", "2e-3")) == 2
+    message = (
+        "covgrpo: cannot resume end: its options.learning_rate is 0.001 and now 0.002; "
+        "choose another --output or the same settings\n"
+    )
+    assert capsys.readouterr().err == message
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+# --- a verifier that misbehaves ------------------------------------------------------------------------------------
+
+
+def test_own_verifier_that_raises_and_hangs(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWN_FOLDER", str(inside))
+    flags = ["--task-params", "verifier=own.tasks:moody", "--verifier-timeout", "1", "--samples-per-step", "8"]
+    assert main(words("moody", *flags)) == 0
+    assert {"raised", "hung"} <= {path.name for path in inside.iterdir()}
+    assert steps(inside / "moody") == [1, 2, 3, 4, 5, 6]
+    failures = [record["verifier/failures"] for record in metrics(inside / "moody")]
+    assert failures[0] >= 2
+    assert failures[1:] == [0.0] * 5
+    samples = [json.loads(line) for line in (inside / "moody" / "samples.jsonl").read_text().splitlines()]
+    zeros = [s for s in samples if s["step"] == 1 and s["completion"].strip() and s["rewards"]["correctness"] == 0]
+    assert len(zeros) == failures[0]
+
+
+def test_stop_between_the_updates_of_a_rollout_batch(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--num-iterations", "3", "--steps", "7"]
+    assert main(words("thrice", *flags)) == 0
+    show = Display.step
+
+    def stop(self: Display, record: dict[str, Any]) -> None:
+        show(self, record)
+        if record["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Display, "step", stop)
+        assert main(words("parted", *flags)) == 130
+    assert steps(inside / "parted") == [1, 2]
+    assert main(words("parted", *flags, "--resume")) == 0
+    assert weights(inside / "parted") == weights(inside / "thrice")
+    assert untimed(inside / "parted") == untimed(inside / "thrice")
