@@ -1,6 +1,6 @@
 """Set-ups that must give the same update, and what they are compared on. Run as a script it serves several processes:
 
-torchrun --nproc-per-node 2 tests/exactness_cases.py OUTPUT.pt
+torchrun --nproc-per-node 2 tests/exactness_cases.py OUTPUT.pt [fsdp2]
 """
 
 import random
@@ -84,9 +84,14 @@ DISTRIBUTED = [
 ]
 
 
-def main(output: str) -> None:
+def main(output: str, engine: str = "ddp") -> None:
     """Run the distributed cases on every process; the first writes the results."""
     from accelerate import PartialState
+
+    if engine == "fsdp2":
+        import fsdp2_on_cpu
+
+        fsdp2_on_cpu.enable()
 
     state = PartialState(cpu=True)
     results = []
@@ -98,4 +103,4 @@ def main(output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

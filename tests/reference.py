@@ -1,9 +1,11 @@
-"""Slow reference of the token weights, in plain Python floats (arXiv 2605.11538).
+"""Slow reference of the token weights, in plain Python floats.
+
+The method is arXiv 2605.11538; Clip-Cov and KL-Cov are arXiv 2505.22617, the probability weights arXiv 2505.12929.
 
 It shares no code with `covgrpo` and uses no tensors: a group is two lists, the log-probabilities `lp` and
 the advantages `adv` of its valid tokens, and every formula stands above the loop that computes it.
 Inputs are nested lists: `logps` (B, T), `advantages` (B,) or (B, T), `mask` (B, T) of 0/1, `group_ids` (B,)
-or None (one group). Outputs are nested lists (B, T), 0.0 at masked positions.
+or None (one group), `noise` (B, T) in [0, 1). Outputs are nested lists (B, T), 0.0 at masked positions.
 """
 
 import math
@@ -22,6 +24,115 @@ def token_covariance(logps, advantages, mask, group_ids=None):
 def gaussian_weights(logps, advantages, mask, group_ids=None):
     """w~_{i,t} of every valid token."""
     return _per_group(group_weights, logps, advantages, mask, group_ids)
+
+
+def none_weights(logps, advantages, mask, group_ids=None):
+    """1 at every valid token."""
+    return _per_group(lambda lp, adv: [1.0 for _ in lp], logps, advantages, mask, group_ids)
+
+
+def probability_weights(logps, advantages, mask, group_ids=None, alpha=0.3):
+    """alpha * pi + 1 - alpha."""
+    return _per_group(lambda lp, adv: [alpha * math.exp(x) + 1 - alpha for x in lp], logps, advantages, mask, group_ids)
+
+
+def gaussian_raw_weights(logps, advantages, mask, group_ids=None):
+    """w, not normalised."""
+    return _per_group(group_raw_weights, logps, advantages, mask, group_ids)
+
+
+def gaussian_centred_weights(logps, advantages, mask, group_ids=None):
+    """w~ of a kernel centred at mean(c)."""
+    return _per_group(group_centred_weights, logps, advantages, mask, group_ids)
+
+
+def gaussian_one_sided_weights(logps, advantages, mask, group_ids=None):
+    """w~ of a kernel that damps c > 0 only."""
+    return _per_group(group_one_sided_weights, logps, advantages, mask, group_ids)
+
+
+def gaussian_mad_weights(logps, advantages, mask, group_ids=None):
+    """w~ with the bandwidth of the median absolute deviation."""
+    return _per_group(group_mad_weights, logps, advantages, mask, group_ids)
+
+
+def clip_cov_weights(logps, advantages, mask, group_ids=None, noise=None, ratio=0.0002, low=1.0, high=5.0):
+    """0 at the drawn tokens, 1 at the other valid ones."""
+    out = none_weights(logps, advantages, mask, group_ids)
+    for cells in group_cells(mask, group_ids).values():
+        c = group_covariance(*gather(logps, advantages, cells))
+        # candidates: low < c < high;  drawn: the max(floor(ratio N), 1) of them of lowest noise
+        drawn = []
+        for (i, t), x in zip(cells, c, strict=True):
+            if low < x < high:
+                drawn.append((noise[i][t], i, t))
+        drawn.sort()
+        for _, i, t in drawn[: count(ratio, len(cells))]:
+            out[i][t] = 0.0
+    return out
+
+
+def kl_cov_penalties(logps, advantages, mask, group_ids=None, noise=None, ratio=0.002, coef=1.0):
+    """coef at the tokens of highest c, 0 at the others."""
+    out = [[0.0 for _ in row] for row in mask]
+    for cells in group_cells(mask, group_ids).values():
+        c = group_covariance(*gather(logps, advantages, cells))
+        # the max(floor(ratio N), 1) tokens of highest c;  of equal c those of lowest noise
+        ranked = sorted((-x, noise[i][t], i, t) for (i, t), x in zip(cells, c, strict=True))
+        for _, _, i, t in ranked[: count(ratio, len(cells))]:
+            out[i][t] = coef
+    return out
+
+
+def count(ratio, num_tokens):
+    """How many tokens of a group Clip-Cov draws at most, and KL-Cov takes."""
+    # max(floor(ratio N), 1)
+    return max(int(ratio * num_tokens), 1)
+
+
+def token_noise(seed, rows, length):
+    """Uniform numbers in [0, 1): a hash of seed, row and position, in unsigned 64-bit integers."""
+    out = []
+    for row in rows:
+        key = splitmix(GAMMA * (row + seed))
+        # the t-th output of a SplitMix64 generator in state `key`; its upper 53 bits are the digits of the number
+        out.append([(splitmix(key + GAMMA * (t + 1)) >> 11) / 2**53 for t in range(length)])
+    return out
+
+
+GAMMA = 0x9E3779B97F4A7C15
+
+
+def splitmix(z):
+    """Finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+    z %= 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def summary(c, weights, mask):
+    """The numbers logged of a batch's c and w."""
+    values, w = [], []
+    for i, row in enumerate(mask):
+        for t, valid in enumerate(row):
+            if valid:
+                values.append(c[i][t])
+                w.append(weights[i][t])
+    n = len(values)
+    if n == 0:
+        return {}
+    out = {"cov/mean": mean(values), "cov/sigma": group_sigma(values)}
+    for name, one_in in (("0.0001", 10000), ("0.01", 100), ("0.2", 5)):
+        # k = ceil(f N): the k-th largest and the k-th smallest
+        k = (n + one_in - 1) // one_in
+        out["cov/top_" + name] = sorted(values, reverse=True)[k - 1]
+        out["cov/bottom_" + name] = sorted(values)[k - 1]
+    out["weight/min"] = min(w)
+    # (sum w)^2 / (N sum w^2)
+    squares = math.fsum(x * x for x in w)
+    out["weight/ess"] = math.fsum(w) ** 2 / (n * squares) if squares else 0.0
+    return out
 
 
 def group_covariance(lp, adv):
@@ -59,6 +170,11 @@ def group_weights(lp, adv):
     # sigma = 0: w~ = 1
     if sigma <= sigma_tolerance(lp, adv):
         return [1.0 for _ in c]
+    return normalised_kernel(c, sigma)
+
+
+def normalised_kernel(c, sigma):
+    """w~ of one group from c and the bandwidth."""
     # w = exp(-c^2 / (2 sigma^2)), up to a factor that w~ does not see: the largest w is taken as 1
     exponent = [-0.5 * (x / sigma) ** 2 for x in c]
     top = max(exponent)
@@ -66,6 +182,68 @@ def group_weights(lp, adv):
     # w~ = w * N / sum(w)
     total = math.fsum(w)
     return [x * len(w) / total for x in w]
+
+
+def group_raw_weights(lp, adv):
+    """w of one group's tokens."""
+    c = group_covariance(lp, adv)
+    sigma = group_sigma(c)
+    # sigma = 0: w = 1
+    if sigma <= sigma_tolerance(lp, adv):
+        return [1.0 for _ in c]
+    # w = exp(-c^2 / (2 sigma^2))
+    return [math.exp(-0.5 * (x / sigma) ** 2) for x in c]
+
+
+def group_centred_weights(lp, adv):
+    """w~ of one group's tokens, kernel at mean(c)."""
+    c = group_covariance(lp, adv)
+    sigma = group_sigma(c)
+    if sigma <= sigma_tolerance(lp, adv):
+        return [1.0 for _ in c]
+    # w = exp(-(c - mean(c))^2 / (2 sigma^2))
+    mean_c = mean(c)
+    return normalised_kernel([x - mean_c for x in c], sigma)
+
+
+def group_one_sided_weights(lp, adv):
+    """w~ of one group's tokens, only c > 0 damped."""
+    c = group_covariance(lp, adv)
+    sigma = group_sigma(c)
+    if sigma <= sigma_tolerance(lp, adv):
+        return [1.0 for _ in c]
+    # w = exp(-max(c, 0)^2 / (2 sigma^2)), sigma that of all c
+    return normalised_kernel([max(x, 0.0) for x in c], sigma)
+
+
+def group_mad_weights(lp, adv):
+    """w~ of one group's tokens, bandwidth by the median."""
+    c = group_covariance(lp, adv)
+    sigma = group_mad_sigma(c, sigma_tolerance(lp, adv))
+    if sigma <= sigma_tolerance(lp, adv):
+        return [1.0 for _ in c]
+    return normalised_kernel(c, sigma)
+
+
+def group_mad(c):
+    """Median absolute deviation of one group's c."""
+    # median|c - median(c)|
+    median_c = median(c)
+    return median([abs(x - median_c) for x in c])
+
+
+def group_mad_sigma(c, tolerance):
+    """Bandwidth of one group."""
+    # sigma = 1.4826 median|c - median(c)|; where that is 0, the standard deviation
+    mad = group_mad(c)
+    return group_sigma(c) if mad <= tolerance else 1.4826 * mad
+
+
+def median(values):
+    """The middle value, or the mean of the two middle ones."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def mean(values):

@@ -117,20 +117,26 @@ def test_the_sparse_and_masked_cases_have_idle_processes(baseline):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    output = tmp_path_factory.mktemp("two") / "results.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = Path(__file__).with_name("exactness_cases.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(script), str(output)], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(output)
+    """Results of all distributed cases, by engine; each engine is launched once."""
+
+    @functools.cache
+    def of(engine):
+        output = tmp_path_factory.mktemp(engine) / "results.pt"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        script = Path(__file__).with_name("exactness_cases.py")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, str(script), str(output), engine], env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return torch.load(output)
+
+    return of
 
 
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("index", range(len(DISTRIBUTED)), ids=lambda i: "-".join(map(str, DISTRIBUTED[i])))
-def test_two_processes_are_one(two_processes, baseline, index):
+def test_two_processes_are_one(two_processes, baseline, index, engine):
     scheme, scope, options = DISTRIBUTED[index]
     kept = {name: value for name, value in options.items() if name not in ("size", "steps_per_generation")}
-    expected = baseline(scheme, scope, **kept)
-    assert_same(two_processes[index], expected)
+    assert_same(two_processes(engine)[index], baseline(scheme, scope, **kept))

@@ -101,7 +101,8 @@ def record_gradients(trainer: GRPOTrainer) -> None:
 
 
 def flat(tensors: Any) -> torch.Tensor:
-    return torch.cat([t.detach().flatten().double() for t in tensors])
+    whole = [t.full_tensor() if hasattr(t, "full_tensor") else t for t in tensors]  # FSDP2 shards
+    return torch.cat([t.detach().flatten().double() for t in whole])
 
 
 def weights(trainer: GRPOTrainer) -> torch.Tensor:

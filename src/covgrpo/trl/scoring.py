@@ -61,7 +61,10 @@ class SharedPromptScoring(GRPOTrainer):
     def _leaving_out(self, inputs: dict[str, Any]) -> Iterator[None]:
         """Set the rows that the loss needs; those of zero advantage add exactly 0 to it and to its gradient."""
         only_policy_term = self.beta == 0.0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled
-        if self.args.fast_path and self.model.training and only_policy_term and self.top_entropy_quantile == 1.0:
+        # Where parameters are sharded every forward is a collective, and ranks differ in the rows they could leave out.
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        useful = self.args.fast_path and self.model.training and not sharded
+        if useful and only_policy_term and self.top_entropy_quantile == 1.0:
             advantages = inputs["advantages"]
             active = advantages != 0 if advantages.dim() == 1 else (advantages != 0).any(dim=1)
             if not active.any():
