@@ -50,7 +50,7 @@ class Evaluation:
     """Result over ``n`` problems.
 
     ``greedy``: Wilson score interval where every score is 0 or 1, bootstrap over problems otherwise. ``sampled``: mean
-    over problems of the mean over samples, bootstrap over problems. ``entropy``: mean over the sampled tokens of the
+    over problems of the mean over samples, bootstrap over problems (Wilson over problems where all are 0 or all 1). ``entropy``: mean over the sampled tokens of the
     policy's entropy in nats. ``unscored``: completions whose verifier failed; they count as 0.
     """
 
@@ -199,7 +199,9 @@ def _by_problem(scores: list[float], repeats: int) -> list[list[float]]:
 def _accuracy(scores: list[list[float]], seed: int) -> Accuracy:
     means = [sum(values) / len(values) for values in scores]
     mean = sum(means) / len(means)
-    if all(len(values) == 1 and values[0] in (0.0, 1.0) for values in scores):
+    # Where all problems agree the bootstrap would give an interval without width; Wilson's over problems has one.
+    single = all(len(values) == 1 and values[0] in (0.0, 1.0) for values in scores)
+    if single or mean in (0.0, 1.0):
         return Accuracy(mean, *wilson(round(sum(means)), len(means)))
     return Accuracy(mean, *bootstrap_mean(means, seed=seed))
 
