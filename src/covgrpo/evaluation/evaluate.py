@@ -50,8 +50,9 @@ class Evaluation:
     """Result over ``n`` problems.
 
     ``greedy``: Wilson score interval where every score is 0 or 1, bootstrap over problems otherwise. ``sampled``: mean
-    over problems of the mean over samples, bootstrap over problems (Wilson over problems where all are 0 or all 1). ``entropy``: mean over the sampled tokens of the
-    policy's entropy in nats. ``unscored``: completions whose verifier failed; they count as 0.
+    over problems of the mean over samples, bootstrap over problems (Wilson over problems where all are 0 or all 1).
+    ``entropy``: mean over the sampled tokens of the policy's entropy in nats. ``unscored``: completions whose verifier
+    failed; they count as 0.
     """
 
     n: int
