@@ -94,7 +94,7 @@ def _forward_shared(forward: Any, config: Any, batch: SharedPrompts) -> Any:
         position_ids=positions,
         use_cache=True,
     )
-    last_hidden = output.last_hidden_state[batch.prompt_of_row, -1:]  # (N, 1, H) predicts the first token
+    last_hidden = _for_rows(output.last_hidden_state[:, -1:], batch.prompt_of_row)  # (N, 1, H) predicts the first token
     # The last token of a completion predicts nothing, so it is not fed.
     num_fed = int(batch.completion_mask.sum(dim=1).max()) - 1
     hidden = last_hidden
@@ -142,8 +142,34 @@ def _repeat_cache(cache: Any, prompt_of_row: Tensor) -> DynamicCache:
     repeated = DynamicCache()
     layers: list[Any] = cache.layers
     for index, layer in enumerate(layers):
-        repeated.update(layer.keys[prompt_of_row], layer.values[prompt_of_row], index)
+        repeated.update(_for_rows(layer.keys, prompt_of_row), _for_rows(layer.values, prompt_of_row), index)
     return repeated
+
+
+def _for_rows(of_prompts: Tensor, prompt_of_row: Tensor) -> Tensor:
+    """Index (P, ...) for every row: (N, ...)."""
+    return _ForRows.apply(of_prompts, prompt_of_row)
+
+
+class _ForRows(torch.autograd.Function):
+    """Indexing whose backward adds the rows of a prompt in float32 and in order.
+
+    The backward of plain indexing adds in the tensor's own dtype, by atomic operations whose order changes from run to
+    run: sixteen bf16 gradients added so lose digits, and the same seed would not give the same weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, of_prompts: Tensor, prompt_of_row: Tensor) -> Tensor:
+        ctx.save_for_backward(prompt_of_row)
+        ctx.num_prompts = len(of_prompts)
+        return of_prompts.index_select(0, prompt_of_row)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (prompt_of_row,) = ctx.saved_tensors
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        total = torch.zeros(ctx.num_prompts, *grad.shape[1:], dtype=dtype, device=grad.device)
+        return total.index_add_(0, prompt_of_row, grad.to(dtype)).to(grad.dtype), None
 
 
 def _cache_name(cache: Any) -> str:
