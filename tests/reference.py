@@ -94,7 +94,7 @@ def token_noise(seed, rows, length):
     """Uniform numbers in [0, 1): a hash of seed, row and position, in unsigned 64-bit integers."""
     out = []
     for row in rows:
-        key = splitmix(GAMMA * (row + seed))
+        key = splitmix(splitmix(GAMMA * (seed + 1)) + GAMMA * row)
         # the t-th output of a SplitMix64 generator in state `key`; its upper 53 bits are the digits of the number
         out.append([(splitmix(key + GAMMA * (t + 1)) >> 11) / 2**53 for t in range(length)])
     return out

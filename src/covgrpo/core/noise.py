@@ -23,7 +23,9 @@ def token_noise(seed: int, rows: Tensor, length: int) -> Tensor:
         (B, T) float64 (float32 on devices without float64); entry (i, t) depends on seed, rows[i] and t alone.
 
     """
-    row_keys = _mix(rows.long() * _signed(_GAMMA) + _signed(seed * _GAMMA))
+    # The seed is mixed by itself: added to the row, seed s and row i would be seed s + 1 and row i - 1.
+    seed_key = _mix(torch.tensor(_signed((seed + 1) * _GAMMA), device=rows.device))
+    row_keys = _mix(seed_key + rows.long() * _signed(_GAMMA))
     positions = torch.arange(1, length + 1, device=rows.device)
     bits = _mix(row_keys[:, None] + positions[None] * _signed(_GAMMA))
     if rows.device.type == "mps":

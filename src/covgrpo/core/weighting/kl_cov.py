@@ -34,8 +34,8 @@ class KLCov:
         """Check the parameters."""
         if not 0 < self.ratio <= 1:
             raise ValueError(f"kl_cov: ratio must be a fraction in (0, 1], got {self.ratio}.")
-        if self.coef < 0:
-            raise ValueError(f"kl_cov: coef must be at least 0, got {self.coef}.")
+        if not 0 <= self.coef < float("inf"):
+            raise ValueError(f"kl_cov: coef must be a finite number of at least 0, got {self.coef}.")
 
     def __call__(
         self,
