@@ -986,9 +986,7 @@ WRONG = [
     ("clip_cov", {"low": NAN}, "low"),
     ("clip_cov", {"high": NAN}, "high"),
     ("kl_cov", {"coef": -1e-9}, "coef"),
-    pytest.param(
-        "kl_cov", {"coef": NAN}, "coef", marks=pytest.mark.xfail(strict=True, reason="coef = nan is accepted")
-    ),
+    ("kl_cov", {"coef": NAN}, "coef"),
 ]
 
 
