@@ -1,0 +1,100 @@
+"""Break each ingredient of the method in a copy of the core, and see that the test named for it fails.
+
+    python scripts/mutation_check.py
+
+Exit code 1 unless every mutation is caught by its test and the unbroken copy passes all of them.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = Path("src/covgrpo/core")
+
+# ingredient: (file, text that stands there exactly once, broken text, test)
+MUTATIONS = {
+    "token-weighted mean of A": (
+        "covariance.py",
+        "self.mean_A_K = tokens.mean(lambda block: block.advantages)",
+        "share = lambda block: block.mask / block.mask.sum(1, keepdim=True).clamp(min=1)\n"
+        "        self.mean_A_K = tokens.sum(lambda block: block.advantages * share(block)) / tokens.sum(share)",
+        "test_ingredient_mean_of_advantages_is_token_weighted",
+    ),
+    "centring of l": (
+        "covariance.py",
+        "(block.logps - self.mean_l_K[block.group, None])",
+        "block.logps",
+        "test_ingredient_logps_are_centred",
+    ),
+    "sigma about the mean": (
+        "weighting/kernel.py",
+        "(c(block) - mean_c_K[block.group, None]).square()",
+        "c(block).square()",
+        "test_ingredient_sigma_is_about_the_mean",
+    ),
+    "kernel at 0": (
+        "weighting/gaussian.py",
+        "gaussian_exponent(c, ",
+        "gaussian_exponent(lambda block: c(block) - tokens.mean(c)[block.group, None], ",
+        "test_ingredient_kernel_is_centred_at_zero",
+    ),
+    "mean-1 normalisation": (
+        "weighting/kernel.py",
+        "scale_K = tokens.num_tokens_K / tokens.sum(kernel)",
+        "scale_K = torch.ones_like(tokens.num_tokens_K)",
+        "test_ingredient_weights_are_normalised",
+    ),
+    "stop-gradient": (
+        "groups.py",
+        "self.logps, self.mask = logps.detach(), ",
+        "self.logps, self.mask = logps, ",
+        "test_ingredient_stop_gradient",
+    ),
+    "mask": (
+        "groups.py",
+        "mask.detach().bool()",
+        "torch.ones_like(mask, dtype=torch.bool)",
+        "test_ingredient_mask",
+    ),
+}
+
+
+def run_test(source: Path, test: str) -> bool:
+    """Return whether the tests whose name begins so pass on the package at ``source``."""
+    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    where = [sys.executable, "-c", "import covgrpo; print(covgrpo.__file__)"]
+    used = subprocess.run(where, env=environment, capture_output=True, text=True, check=True).stdout
+    if not used.startswith(str(source)):
+        sys.exit(f"the tests would run on {used.strip()}, not on the copy in {source}")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", str(ROOT / "tests/test_core.py"), "-k", test]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode not in (0, 1):
+        sys.exit(f"no test {test!r} ran:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 0
+
+
+def main() -> int:
+    missed = 0
+    for ingredient, (file, text, broken, test) in {"(unbroken)": ("", "", "", "test_ingredient"), **MUTATIONS}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder).resolve()
+            shutil.copytree(ROOT / "src/covgrpo", source / "covgrpo")
+            if file:
+                path = source / "covgrpo/core" / file
+                content = path.read_text()
+                if content.count(text) != 1:
+                    sys.exit(f"{CORE / file} holds {text!r} {content.count(text)} times, not once: mend MUTATIONS")
+                path.write_text(content.replace(text, broken))
+            passed = run_test(source, test)
+        good = passed != bool(file)
+        missed += not good
+        print(f"{'ok  ' if good else 'BAD '} {ingredient:<26} {test} {'passes' if passed else 'fails'}", flush=True)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
