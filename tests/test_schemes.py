@@ -664,8 +664,8 @@ def test_batch_and_group_without_valid_token_get_zeros(name):
 
 # --- the published rules, where one micro-batch holds everything ------------------------------------------
 #
-# The losses of Clip-Cov and KL-Cov by verl's rules, in a few lines: statistics over all valid tokens of the tensors at hand, with the
-# log-probs of the current policy. At the first update of a rollout batch these are those that ours are given.
+# The losses of Clip-Cov and KL-Cov by verl's rules, in a few lines: statistics over all valid tokens of the tensors at
+# hand, with the log-probs of the current policy. At the first update of a rollout batch ours are given the same.
 
 
 def token_mean(losses, mask):
