@@ -107,10 +107,11 @@ def test_schemes_and_scopes_differ(baseline):
 
 
 def test_the_sparse_and_masked_cases_have_idle_processes(baseline):
-    """In at least one of three steps one half of the prompts carries no advantage, so a process has nothing to do."""
+    """Two of sixteen prompts earn anything, so at most two of three steps have an advantage at all, and in each of
+    these a process without it unless both prompts fall on different processes of one step, which leaves two steps idle.
+    """
     sparse = baseline("gaussian", "group", sparse=True)["gradients"]
-    assert any(gradient.abs().max() == 0 for gradient in sparse) or len(sparse) == 3
-    assert any(gradient.abs().max() > 0 for gradient in sparse)
+    assert sum(bool(gradient.abs().max() > 0) for gradient in sparse) in (1, 2)
     masked = baseline("gaussian", "group", mask_truncated_completions=True)["gradients"]
     assert relative(masked[0], baseline("gaussian", "group")["gradients"][0]) > 1e-3
 

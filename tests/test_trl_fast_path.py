@@ -173,7 +173,7 @@ def test_a_wrong_shared_path_is_noticed_on_first_use(tmp_path, caplog, monkeypat
         mine = ours(tmp_path, rollouts=scripted_rollouts(7), max_steps=1)
         mine.train()
     assert any("differ by" in record.message for record in caplog.records)
-    assert next(iter(mine._first_use.values())) is not None
+    assert "differ by" in next(iter(mine._first_use.values()))
 
 
 def test_distinct_prompts_are_found_whatever_the_order_and_padding():
@@ -200,7 +200,7 @@ def test_gradients_of_shared_prompts_add_up_in_order_and_in_float32():
         runs.append(prompts.grad)
     assert all(torch.equal(run, runs[0]) for run in runs)
     exact = torch.stack([grad[row == p].double().sum(dim=0) for p in range(4)])
-    assert torch.equal(runs[0], exact.to(torch.bfloat16)) or (runs[0] - exact).abs().max() < 0.07
+    assert (runs[0] - exact).abs().max() < 0.07  # half a bf16 step at the largest sums
     # Plain indexing adds in bf16: visibly further off.
     prompts.grad = None
     prompts[row].backward(grad)
