@@ -1,4 +1,5 @@
-"""Sampling that prefills each prompt once per group, drops finished rows, and returns log-probs and entropies.
+"""Sampling that prefills each prompt once per group (their common prefix once for all), drops
+finished rows, and returns log-probs and entropies.
 
 Shapes: N rows, P distinct prompts, L prompt length (left-padded), V vocabulary.
 """
@@ -16,7 +17,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+_BLOCK = 256  # vocabulary entries summed before the cumulative sum
 
 
 @dataclass(frozen=True)
@@ -123,16 +126,29 @@ class _Decoding:
 
 
 def _prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch.device) -> _Decoding:
+    """Forward each distinct prompt once, and what all of them begin with (system prompt, examples) once for all.
+
+    Layout of a row: [common prefix | padding | rest of the prompt]; positions count what is not padding.
+    """
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     index = {prompt: i for i, prompt in enumerate(distinct)}
     prompt_of_row = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
+    shared = _common_prefix_length(distinct)
+    cache = _prefix_cache(model, distinct[0][:shared], len(distinct), device) if shared else None
+    start = shared if cache is not None else 0
     length = max(map(len, distinct))
-    ids = torch.tensor([[pad] * (length - len(prompt)) + list(prompt) for prompt in distinct], device=device)
-    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in distinct], device=device)
+    gaps = [length - len(prompt) for prompt in distinct]
+    ids = torch.tensor(
+        [[*p[:start], *[pad] * gap, *p[start:]] for p, gap in zip(distinct, gaps, strict=True)], device=device
+    )
+    mask = torch.ones_like(ids)
+    for row, gap in enumerate(gaps):
+        mask[row, start : start + gap] = 0
     output = model(
-        input_ids=ids,
+        input_ids=ids[:, start:],
         attention_mask=mask,
-        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0)[:, start:],
+        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
@@ -145,6 +161,30 @@ def _prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch
         cache=cache,
         logits=output.logits[:, -1][prompt_of_row],
     )
+
+
+def _common_prefix_length(prompts: list[tuple[int, ...]]) -> int:
+    """Tokens that all of several prompts begin with; each prompt keeps at least one token of its own."""
+    if len(prompts) == 1:
+        return 0
+    # Of sorted sequences the first and the last differ earliest.
+    first, last = min(prompts), max(prompts)
+    differ = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return min(next(differ, len(first)), min(map(len, prompts)) - 1)
+
+
+def _prefix_cache(model: nn.Module, prefix: tuple[int, ...], copies: int, device: torch.device) -> Cache | None:
+    """Keys and values of the prefix, for each prompt; ``None`` where the model keeps more than keys and values.
+
+    (A sliding window or a recurrent state would see the padding that follows the prefix.)
+    """
+    ids = torch.tensor([prefix], device=device)
+    positions = torch.arange(len(prefix), device=device)[None]
+    cache = model(input_ids=ids, position_ids=positions, use_cache=True, logits_to_keep=1).past_key_values
+    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return None
+    cache.batch_select_indices(torch.zeros(copies, dtype=torch.long, device=device))
+    return cache
 
 
 def _warpers(settings: SamplingSettings, device: torch.device) -> LogitsProcessorList:
@@ -166,21 +206,20 @@ def _draw(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw the next token of every row: ids, log-probs and entropies, each (n,).
 
-    With z = logits / temperature, p = softmax(z):  log p_a = z_a - logsumexp(z);  H = logsumexp(z) - sum_a p_a z_a.
+    With z = logits / temperature:  log p = log_softmax(z);  H = -sum_a p_a log p_a.
     """
     logits = decoding.logits.float()
-    z = logits / temperature if temperature > 0 else logits
-    logsumexp = z.logsumexp(dim=1)
-    p = torch.exp(z - logsumexp[:, None])
-    entropies = logsumexp - (p * z).sum(dim=1)
+    z = logits / temperature if temperature not in (0, 1) else logits
+    log_p = z.log_softmax(dim=1)
+    p = log_p.exp()
+    entropies = -torch.linalg.vecdot(p, log_p)
     if temperature == 0:
         tokens = (_apply(warp, decoding.ids, logits) if warp else logits).argmax(dim=1)
     else:
         if warp:
             p = _warped_probabilities(decoding.ids, logits, temperature, warp)
         tokens = _inverse_cdf(p, generator)
-    logps = z.gather(1, tokens[:, None])[:, 0] - logsumexp
-    return tokens, logps, entropies
+    return tokens, log_p.gather(1, tokens[:, None])[:, 0], entropies
 
 
 def _warped_probabilities(ids: Tensor, logits: Tensor, temperature: float, warp: LogitsProcessorList) -> Tensor:
@@ -199,13 +238,21 @@ def _apply(steps: Iterable[Any], ids: Tensor, logits: Tensor) -> Tensor:
 def _inverse_cdf(p: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw from each row of p (n, V): the first token whose cumulative probability exceeds u ~ U[0, 1).
 
-    One random number a row instead of one a vocabulary entry; float64 sums, so that rare tokens keep their share.
+    One random number a row instead of one a vocabulary entry. First a block of entries by the blocks' masses, then an
+    entry of that block, so that only the sums of the blocks read the whole vocabulary; cumulative sums in float64, so
+    that rare tokens keep their share.
     """
     dtype = torch.float32 if p.device.type == "mps" else torch.float64
-    cumulative = p.to(dtype).cumsum(dim=1)
+    blocks = nn.functional.pad(p, (0, -p.shape[1] % _BLOCK)).view(len(p), -1, _BLOCK)
+    cumulative = blocks.sum(dim=2).to(dtype).cumsum(dim=1)
     u = torch.rand(len(p), 1, dtype=dtype, device=p.device, generator=generator) * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, u, right=True)[:, 0]
-    return tokens.clamp(max=p.shape[1] - 1)
+    block = torch.searchsorted(cumulative, u, right=True).clamp(max=blocks.shape[1] - 1)
+    upper = cumulative.gather(1, block)
+    lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    within = blocks[torch.arange(len(p), device=p.device), block[:, 0]].to(dtype).cumsum(dim=1)
+    # How far u lies into its block, as a fraction: the two sums of the block may differ by rounding.
+    token = torch.searchsorted(within, (u - lower) / (upper - lower) * within[:, -1:], right=True)
+    return (block * _BLOCK + token.clamp(max=_BLOCK - 1))[:, 0].clamp(max=p.shape[1] - 1)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Forward each prompt once per group instead of once per completion. Exact: gradients flow through the prompt's cache.
 
-The completions of a group share their prompt, so its keys and values are computed once and indexed for every row.
+The completions of a group share their prompt, so its keys and values are computed once and indexed for every row; what
+all prompts begin with (chat template, system prompt, solved examples) is likewise forwarded once for all of them.
 The hidden state at the prompt's last position predicts the first completion token; the hidden state at completion
 position t-1 predicts token t; so neither prompt nor padding positions nor the last token reach the vocabulary head.
 
@@ -78,35 +79,27 @@ def add_shared_prompt(backbone: nn.Module) -> None:
     def forward(self: nn.Module, *args: Any, shared_prompt: SharedPrompts | None = None, **kwargs: Any) -> Any:
         if shared_prompt is None:
             return original(*args, **kwargs)
-        return _forward_shared(original, self.config, shared_prompt)
+        return _forward_shared(original, self.config, shared_prompt, rotary=hasattr(self, "rotary_emb"))
 
     backbone.forward = types.MethodType(forward, backbone)
 
 
-def _forward_shared(forward: Any, config: Any, batch: SharedPrompts) -> Any:
-    length = batch.prompt_ids.shape[1]
-    # Columns that are padding in every prompt are dropped; positions stay those of the full (padded) batch.
-    start = int(batch.prompt_mask.argmax(dim=1).min())
-    positions = torch.arange(start, length, device=batch.prompt_ids.device)[None]
-    output = forward(
-        input_ids=batch.prompt_ids[:, start:],
-        attention_mask=batch.prompt_mask[:, start:],
-        position_ids=positions,
-        use_cache=True,
-    )
+def _forward_shared(forward: Any, config: Any, batch: SharedPrompts, rotary: bool) -> Any:
+    layout = _PromptLayout.of(batch, rotary)
+    output = _forward_prompts(forward, config, batch, layout)
     last_hidden = _for_rows(output.last_hidden_state[:, -1:], batch.prompt_of_row)  # (N, 1, H) predicts the first token
     # The last token of a completion predicts nothing, so it is not fed.
     num_fed = int(batch.completion_mask.sum(dim=1).max()) - 1
     hidden = last_hidden
     if num_fed > 0:
-        cache = _repeat_cache(output.past_key_values, batch.prompt_of_row)
-        prompt_mask = batch.prompt_mask[batch.prompt_of_row, start:]
-        num_scores = batch.completion_ids.shape[0] * num_fed * (length - start + num_fed)
+        cache = _copy_cache(output.past_key_values, batch.prompt_of_row)
+        prompt_mask = layout.mask[batch.prompt_of_row]
+        num_scores = batch.completion_ids.shape[0] * num_fed * (prompt_mask.shape[1] + num_fed)
         with _attention_for(config, num_scores, prompt_mask.device):
             completion = forward(
                 input_ids=batch.completion_ids[:, :num_fed],
                 attention_mask=torch.cat([prompt_mask, batch.completion_mask[:, :num_fed]], dim=1),
-                position_ids=torch.arange(length, length + num_fed, device=prompt_mask.device)[None],
+                position_ids=layout.end[batch.prompt_of_row, None] + torch.arange(num_fed, device=prompt_mask.device),
                 past_key_values=cache,
                 use_cache=True,
             )
@@ -115,6 +108,78 @@ def _forward_shared(forward: Any, config: Any, batch: SharedPrompts) -> Any:
     output.last_hidden_state = hidden[valid][None]
     output.past_key_values = None
     return output
+
+
+@dataclass(frozen=True)
+class _PromptLayout:
+    """The prompts with their common prefix taken out: [prefix | padding | rest], positions running on without a gap.
+
+    Where no prefix is taken out this is [padding | prompt] with the positions of the full (padded) batch. Moving a row
+    changes nothing for rotary embeddings, which know differences of positions only; other models keep theirs.
+
+    Args:
+        prefix: (1, K) token ids, K = 0 where none is taken out.
+        rest: (P, R) token ids, left-padded.
+        mask: (P, K+R) which tokens are no padding.
+        positions: (P or 1, K+R).
+        end: (P,) position of each prompt's first completion token.
+
+    """
+
+    prefix: Tensor
+    rest: Tensor
+    mask: Tensor
+    positions: Tensor
+    end: Tensor
+
+    @classmethod
+    def of(cls, batch: SharedPrompts, rotary: bool) -> "_PromptLayout":
+        length = batch.prompt_ids.shape[1]
+        # Columns that are padding in every prompt are dropped; positions stay those of the full (padded) batch.
+        start = int(batch.prompt_mask.argmax(dim=1).min())
+        ids, mask = batch.prompt_ids[:, start:], batch.prompt_mask[:, start:]
+        shared = _common_prefix_length(ids, mask) if rotary else 0
+        if shared == 0:
+            positions = torch.arange(start, length, device=ids.device)[None]
+            return cls(ids[:1, :0], ids, mask, positions, positions.new_full((len(ids),), length))
+        lengths = mask.sum(dim=1)
+        rest_length = int(lengths.max()) - shared
+        rest_mask = torch.arange(rest_length, device=ids.device) >= rest_length - (lengths - shared)[:, None]
+        new_mask = torch.cat([mask.new_ones(len(ids), shared), rest_mask.to(mask.dtype)], dim=1)
+        return cls(
+            prefix=ids[:1, -int(lengths[0]) :][:, :shared],
+            rest=ids[:, -rest_length:],
+            mask=new_mask,
+            positions=start + (new_mask.cumsum(dim=1) - 1),
+            end=start + lengths,
+        )
+
+
+def _common_prefix_length(ids: Tensor, mask: Tensor) -> int:
+    """Tokens that all of several left-padded prompts (P, L) begin with; each keeps at least one of its own."""
+    lengths = mask.sum(dim=1)
+    if len(ids) == 1:
+        return 0
+    # Left-aligned: column j holds token j of each prompt.
+    columns = torch.arange(int(lengths.min()) - 1, device=ids.device) + (ids.shape[1] - lengths)[:, None]
+    aligned = ids.gather(1, columns)
+    return int((aligned == aligned[:1]).all(dim=0).long().cumprod(dim=0).sum())
+
+
+def _forward_prompts(forward: Any, config: Any, batch: SharedPrompts, layout: _PromptLayout) -> Any:
+    shared, device = layout.prefix.shape[1], batch.prompt_ids.device
+    if shared == 0:
+        return forward(input_ids=layout.rest, attention_mask=layout.mask, position_ids=layout.positions, use_cache=True)
+    prefix = forward(input_ids=layout.prefix, position_ids=layout.positions[:1, :shared], use_cache=True)
+    cache = _copy_cache(prefix.past_key_values, torch.zeros(len(layout.rest), dtype=torch.long, device=device))
+    with _attention_for(config, layout.rest.numel() * layout.mask.shape[1], device):
+        return forward(
+            input_ids=layout.rest,
+            attention_mask=layout.mask,
+            position_ids=layout.positions[:, shared:],
+            past_key_values=cache,
+            use_cache=True,
+        )
 
 
 @contextmanager
@@ -135,8 +200,8 @@ def _attention_for(config: Any, num_scores: int, device: torch.device) -> Iterat
         config._attn_implementation = implementation
 
 
-def _repeat_cache(cache: Any, prompt_of_row: Tensor) -> DynamicCache:
-    """Index the prompts' cache for every row; autograd sums the rows' gradients into the prompt."""
+def _copy_cache(cache: Any, prompt_of_row: Tensor) -> DynamicCache:
+    """Index a cache for every row; autograd sums the rows' gradients into what they share."""
     if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
         raise NotShareableError(f"its cache is no plain key-value cache ({_cache_name(cache)})")
     repeated = DynamicCache()
