@@ -3,9 +3,10 @@
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
-from transformers import GenerationConfig
+from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from covgrpo.rollouts import SamplingSettings, sample
+from covgrpo.rollouts.sampling import _inverse_cdf
 
 EOS, PAD = 2, 0
 PROMPTS = [[10, 11, 12], [10, 11, 12], [20, 21], [30, 31, 32, 33, 34], [20, 21]]
@@ -113,6 +114,57 @@ def test_equal_prompts_are_prefilled_once():
     sample(model, PROMPTS, settings(max_new_tokens=3))
     assert seen[0] == (3, 5), "three distinct prompts, padded to five tokens"
     assert all(rows <= 5 and tokens == 1 for rows, tokens in seen[1:])
+
+
+PREFIX = list(range(40, 52))
+WITH_PREFIX = [PREFIX + prompt for prompt in PROMPTS] + [PREFIX]
+
+
+def test_what_all_prompts_begin_with_is_forwarded_once():
+    model, seen = likely_to_end(), []
+    forward = model.forward
+    model.forward = lambda *args, **kw: (seen.append(tuple(kw["input_ids"].shape)), forward(*args, **kw))[1]
+    sample(model, WITH_PREFIX, settings(max_new_tokens=3))
+    # One prompt is the prefix itself; it keeps its last token.
+    assert seen[:2] == [(1, len(PREFIX) - 1), (4, 6)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+@pytest.mark.parametrize("prompts", [WITH_PREFIX, WITH_PREFIX[:2], WITH_PREFIX[2:4]], ids=["ragged", "one", "two"])
+def test_greedy_after_a_common_prefix_is_generates_greedy(seed, penalty, prompts):
+    model = likely_to_end(seed)
+    drawn = sample(model, prompts, settings(temperature=0.0, repetition_penalty=penalty))
+    assert drawn.token_ids == generated(model, prompts, do_sample=False, repetition_penalty=penalty)
+
+
+def test_a_sliding_window_takes_no_common_prefix():
+    """Padding after the prefix would use up the window."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=6, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=None,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    drawn = sample(model, WITH_PREFIX, settings(temperature=0.0))
+    assert drawn.token_ids == generated(model, WITH_PREFIX, do_sample=False)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 7, 256, 257, 1000])
+def test_inverse_cdf_draws_each_entry_as_often_as_its_probability(vocabulary):
+    """Chi-square over blocks of the vocabulary, a remainder, and entries of probability 0, which are never drawn."""
+    draws = 200_000
+    torch.manual_seed(vocabulary)
+    p = torch.rand(vocabulary).square()
+    p[::3] = 0 if vocabulary > 1 else 1
+    p /= p.sum()
+    tokens = _inverse_cdf(p.expand(draws, -1), torch.Generator().manual_seed(0))
+    counts, expected = torch.bincount(tokens, minlength=vocabulary).double(), p.double() * draws
+    assert len(counts) == vocabulary
+    assert counts[expected == 0].sum() == 0
+    common = expected > 5
+    statistic, freedom = ((counts - expected).square() / expected)[common].sum().item(), int(common.sum()) - 1
+    assert statistic <= freedom + 5 * (2 * freedom) ** 0.5 + 5
 
 
 def test_finished_rows_leave_the_batch():

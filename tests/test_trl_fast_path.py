@@ -9,7 +9,7 @@ from tiny import tiny_config, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
-from covgrpo.trl.shared_prompt import SharedPrompts, _for_rows, why_not_shareable
+from covgrpo.trl.shared_prompt import SharedPrompts, _for_rows, add_shared_prompt, why_not_shareable
 
 pytestmark = pytest.mark.slow
 
@@ -185,6 +185,33 @@ def test_distinct_prompts_are_found_whatever_the_order_and_padding():
     rebuilt = batch.prompt_ids[batch.prompt_of_row] * batch.prompt_mask[batch.prompt_of_row]
     assert torch.equal(rebuilt, (ids * mask)[:, :3])
     assert batch.prompt_of_row[0] == batch.prompt_of_row[2]
+
+
+@pytest.mark.parametrize("own", [[(4,), (5, 6, 7), (8, 9)], [(4,), (4, 5, 6)], [(5,), (6,), (7,)]], ids=str)
+def test_a_common_prefix_changes_no_hidden_state_and_no_gradient(own):
+    """Against each row forwarded alone without padding, in float64; the prefix is forwarded once."""
+    model = tiny_model().double()
+    prefix = tuple(range(20, 31))
+    rows = [(p, c) for p in (prefix + o for o in own) for c in ((40, 41, 42), (43, 44), (45,))]
+    longest = max(len(p) for p, _ in rows)
+    ids = torch.tensor([[0] * (longest - len(p)) + [*p, *c] + [0] * (3 - len(c)) for p, c in rows])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p + c) + [0] * (3 - len(c)) for p, c in rows])
+    expected = torch.cat([model.model(torch.tensor([p + c])).last_hidden_state[0, len(p) - 1 : -1] for p, c in rows])
+    weight = torch.randn(expected.shape, dtype=torch.float64)
+    (expected * weight).sum().backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+
+    seen = []
+    embed = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    add_shared_prompt(model.model)
+    hidden = model.model(shared_prompt=SharedPrompts.from_rows(ids, mask, 3)).last_hidden_state[0]
+    embed.remove()
+    assert seen[0] == (1, len(prefix))
+    assert sum(rows * tokens for rows, tokens in seen[:2]) < len(own) * longest
+    torch.testing.assert_close(hidden, expected, rtol=1e-9, atol=1e-11)
+    (hidden * weight).sum().backward()
+    assert relative(torch.cat([p.grad.flatten() for p in model.parameters()]), gradients) < 1e-9
 
 
 def test_gradients_of_shared_prompts_add_up_in_order_and_in_float32():

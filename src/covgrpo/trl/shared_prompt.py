@@ -161,7 +161,7 @@ def _common_prefix_length(ids: Tensor, mask: Tensor) -> int:
     if len(ids) == 1:
         return 0
     # Left-aligned: column j holds token j of each prompt.
-    columns = torch.arange(int(lengths.min()) - 1, device=ids.device) + (ids.shape[1] - lengths)[:, None]
+    columns = torch.arange(max(int(lengths.min()) - 1, 0), device=ids.device) + (ids.shape[1] - lengths)[:, None]
     aligned = ids.gather(1, columns)
     return int((aligned == aligned[:1]).all(dim=0).long().cumprod(dim=0).sum())
 
