@@ -200,7 +200,9 @@ def test_eval_of_a_run(addition: tuple[Path, str], inside: Path, capsys: pytest.
     for kind in ("greedy", "sampled"):
         assert 0 <= found[kind]["low"] <= found[kind]["accuracy"] <= found[kind]["high"] <= 1
     after = json.loads((run / "eval.json").read_text())["after"]
-    assert {name: found[name] for name in after} == after  # the same numbers as the run's own evaluation
+    # The run's own evaluation, up to float32 rounding: weights read from a file lie elsewhere in memory.
+    assert found["entropy"] == pytest.approx(after.pop("entropy"), rel=1e-6)
+    assert {name: found[name] for name in after} == after
     assert main(["eval", "addition", "--samples", "0", "--problems", "6"]) == 0
     out = capsys.readouterr().out
     assert "greedy   accuracy" in out

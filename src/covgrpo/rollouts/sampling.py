@@ -212,7 +212,7 @@ def _draw(
     z = logits / temperature if temperature not in (0, 1) else logits
     log_p = z.log_softmax(dim=1)
     p = log_p.exp()
-    entropies = -(p * log_p).sum(dim=1)  # no dot product: its last digit depends on where memory lies
+    entropies = -(p * log_p).sum(dim=1)
     if temperature == 0:
         tokens = (_apply(warp, decoding.ids, logits) if warp else logits).argmax(dim=1)
     else:
