@@ -192,17 +192,19 @@ def test_output_is_plain_lines(addition: tuple[Path, str]) -> None:
     ]
 
 
-def test_eval_of_a_run(addition: tuple[Path, str], inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_of_a_run(
+    addition: tuple[Path, str], here: Path, inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, _ = addition
-    assert main(["eval", "addition", "--json", "--problems", "6", "--samples", "2", "--seed", "5"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    # In a fresh process as the run was, with as many threads: sums depend on their number in the last digit.
+    found = json.loads(
+        complete(here, ["eval", "addition", "--json", "--problems", "6", "--samples", "2", "--seed", "5"])
+    )
     assert (found["n"], found["seed"], found["samples"], found["task"]) == (6, 5, 2, "addition")
     for kind in ("greedy", "sampled"):
         assert 0 <= found[kind]["low"] <= found[kind]["accuracy"] <= found[kind]["high"] <= 1
     after = json.loads((run / "eval.json").read_text())["after"]
-    # The run's own evaluation, up to float32 rounding: weights read from a file lie elsewhere in memory.
-    assert found["entropy"] == pytest.approx(after.pop("entropy"), rel=1e-6)
-    assert {name: found[name] for name in after} == after
+    assert {name: found[name] for name in after} == after  # the same numbers as the run's own evaluation
     assert main(["eval", "addition", "--samples", "0", "--problems", "6"]) == 0
     out = capsys.readouterr().out
     assert "greedy   accuracy" in out

@@ -180,7 +180,10 @@ def _prefix_cache(model: nn.Module, prefix: tuple[int, ...], copies: int, device
     """
     ids = torch.tensor([prefix], device=device)
     positions = torch.arange(len(prefix), device=device)[None]
-    cache = model(input_ids=ids, position_ids=positions, use_cache=True, logits_to_keep=1).past_key_values
+    output = model(
+        input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=True, logits_to_keep=1
+    )
+    cache = output.past_key_values
     if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
     cache.batch_select_indices(torch.zeros(copies, dtype=torch.long, device=device))
