@@ -11,6 +11,8 @@ from covgrpo.bench.case import PHASES, BenchCase
 from covgrpo.bench.operations import matmul_peak, useful_operations
 from covgrpo.bench.worker import SIDES, run_worker
 from covgrpo.errors import UserError
+from covgrpo.models import resolve_model
+from covgrpo.tasks import load_task
 
 
 @dataclass
@@ -84,6 +86,8 @@ def measure(
 
     """
     case.check()
+    resolve_model(case.model)
+    load_task(case.task, {})
     context = multiprocessing.get_context("spawn")
     workers = {side: _Worker.start(context, case, side) for side in sides}
     try:
