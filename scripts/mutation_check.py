@@ -70,7 +70,7 @@ def run_test(source: Path, test: str) -> bool:
     used = subprocess.run(where, env=environment, capture_output=True, text=True, check=True).stdout
     if not used.startswith(str(source)):
         sys.exit(f"the tests would run on {used.strip()}, not on the copy in {source}")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", str(ROOT / "tests/test_core.py"), "-k", test]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", str(ROOT / "tests/test_core_ingredients.py"), "-k", test]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, cwd=ROOT)
     if done.returncode not in (0, 1):
         sys.exit(f"no test {test!r} ran:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

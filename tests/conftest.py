@@ -1,9 +1,15 @@
-"""What several test files share: the tiny model as a folder, and tasks of a user's own."""
+"""What several test files share: the tiny model, tasks of a user's own, folders to run in, a cache of models."""
 
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_model, tiny_tokenizer
+
+from covgrpo.models import builtin, convert
 
 OWN_TASKS = '''
 import os
@@ -68,3 +74,52 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "own" / "__init__.py").touch()
     (folder / "own" / "tasks.py").write_text(OWN_TASKS)
     return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path, tiny_folder: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder with the model beside it, as ../tiny; own.tasks can be imported."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "tiny").symlink_to(tiny_folder)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(own_folder)])
+    return here
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COVGRPO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def conversions(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Replaces the conversion by one that writes three small files; lists its calls."""
+    calls: list[Path] = []
+
+    def fake(gguf: Path, folder: Path, title: str, *rest: object) -> None:
+        calls.append(folder)
+        for file in ("config.json", "tokenizer.json", "model.safetensors"):
+            (folder / file).write_text(f"{file} of {title}")
+
+    monkeypatch.setattr(convert, "convert_gguf", fake)
+    monkeypatch.setattr(builtin, "provide_file", lambda wheel, work: work / "x.gguf")
+    return calls
+
+
+@pytest.fixture(scope="session")
+def here(own_folder: Path, tiny_folder: Path) -> Path:
+    """The folder that these runs are made in: own/tasks.py and tiny/ are there."""
+    shutil.copytree(tiny_folder, own_folder / "tiny")
+    return own_folder
+
+
+@pytest.fixture
+def inside(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same as the current folder, for runs in this process, which gets its import path and threads back."""
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    threads = torch.get_num_threads()
+    yield here
+    torch.set_num_threads(threads)

@@ -1,9 +1,7 @@
-"""The command line as a user meets it: bad input, listings, help, and what a terminal shows."""
+"""The command line as a user meets it: bad input, listings and help."""
 
 import dataclasses
 import errno
-import functools
-import io
 import json
 import os
 import re
@@ -13,32 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import rich.console
+from cli_cases import command
 from trl import GRPOConfig
 
 import covgrpo
 import covgrpo.runs.folder
 from covgrpo.cli import main
-from covgrpo.cli.display import Display, duration, sparkline
 from covgrpo.runs.folder import RunFolder
 from covgrpo.runs.options import LOSS_TYPES, TrainOptions, parse_yaml
-
-SMALL = ["--steps", "1", "--prompts-per-step", "2", "--num-generations", "4", "--max-completion-length", "4"]
-
-
-@pytest.fixture
-def work(tmp_path: Path, tiny_folder: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder with the model beside it, as ../tiny; own.tasks can be imported."""
-    here = tmp_path / "here"
-    here.mkdir()
-    (tmp_path / "tiny").symlink_to(tiny_folder)
-    monkeypatch.chdir(here)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(own_folder)])
-    return here
-
-
-def command(*arguments: str, task: str = "addition", model: str = "../tiny") -> list[str]:
-    return ["train", "--task", task, "--model", model, "--output", "out", *SMALL, *arguments]
 
 
 def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
@@ -330,116 +310,3 @@ def test_loss_types_are_those_of_trl() -> None:
 def test_yaml_numbers(text: str, value: object) -> None:
     assert parse_yaml(text) == value
     assert parse_yaml(f"a: {text}") == {"a": value}
-
-
-# --- what a terminal shows -----------------------------------------------------------------------------------------
-
-
-def screen(text: str) -> list[str]:
-    """The lines that a terminal shows after ``text``: line feeds, returns, cursor up, line erasure."""
-    lines, row, column = [""], 0, 0
-    for token in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|.|\n", text, re.DOTALL):
-        if token == "\n":
-            row, column = row + 1, 0
-            lines += [""] * (row + 1 - len(lines))
-        elif token == "\r":
-            column = 0
-        elif token == "\x1b[2K":
-            lines[row] = ""
-        elif re.fullmatch(r"\x1b\[\d+A", token):
-            row -= int(token[2:-1])
-        elif not token.startswith("\x1b"):
-            lines[row] = lines[row][:column].ljust(column) + token + lines[row][column + 1 :]
-            column += 1
-    return [line.rstrip() for line in lines]
-
-
-def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What consoles made from now on write to: a terminal."""
-    output = io.StringIO()
-    console = functools.partial(rich.console.Console, file=output, force_terminal=True, width=120)
-    monkeypatch.setattr(rich.console, "Console", console)
-    return output
-
-
-def record(step: int, reward: float, entropy: float) -> dict[str, float]:
-    return {
-        "step": step, "reward": reward, "entropy": entropy, "time/wall": 30.0, "completions/mean_length": 15.0,
-        "cov/sigma": 0.25, "cov/top_0.01": 1.5,
-    }  # fmt: skip
-
-
-def test_live_panel(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = terminal(monkeypatch)
-    display = Display(8)
-    display.started(0, 4)
-    display.step(record(1, 0.25, 2.0))
-    display.message("a message :smile: [red]")
-    display.step(record(2, 0.5, 1.0))
-    display.close()
-    lines = screen(output.getvalue())
-    assert lines[0] == "a message :smile: [red]"
-    assert re.fullmatch(r"step 2/4 .* 1:00 left", lines[1])
-    assert re.fullmatch(r"reward +▃▅ +0.500", lines[2])
-    assert re.fullmatch(r"entropy +█▅ +1.000 nats", lines[3])
-    assert re.fullmatch(r"covariance +sigma 0.25, top 1 % above 1.50 +4 tok/s", lines[4])
-    assert not any(lines[5:])
-
-
-def test_live_panel_survives_values_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = terminal(monkeypatch)
-    display = Display(8)
-    display.started(0, 2)
-    for value in (float("nan"), float("inf"), 0.0):
-        display.step(record(1, value, value))
-    display.close()
-    assert "step 1/2" in screen(output.getvalue())[0]
-
-
-def test_evaluations_leave_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = terminal(monkeypatch)
-    display = Display(8)
-    display.evaluating("before", 4, 12)
-    display.evaluating("before", 12, 12)
-    display.started(0, 1)
-    display.step(record(1, 0.25, 2.0))
-    display.evaluating("after", 4, 12)
-    display.evaluating("after", 12, 12)
-    display.close()
-    display.message("done")
-    lines = [line for line in screen(output.getvalue()) if line]
-    assert lines[0] == "measuring accuracy before training: 12/12 completions"
-    assert lines[1].startswith("step 1/1")
-    assert lines[5:] == ["measuring accuracy after training: 12/12 completions", "done"]
-
-
-def test_without_a_terminal_each_step_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display(8)
-    display.evaluating("before", 4, 4)
-    display.started(0, 120)
-    display.step(record(1, 0.25, 2.0))
-    display.close()
-    line = "step    1/120  reward 0.250  entropy 2.000  grad_norm 0.00  4 tok/s  59:30 left\n"
-    assert capsys.readouterr().out == line
-
-
-def test_sparkline_and_duration() -> None:
-    assert sparkline([0, 0.5, 1, 2, -1, float("nan")], 0, 1) == "▁▅██▁ "
-    assert sparkline([1, 1], 1, 1) == "▁▁"
-    assert len(sparkline([0.0] * 100, 0, 1)) == 24
-    assert [duration(seconds) for seconds in (-1, 59.6, 3600, 86399)] == ["0:00", "1:00", "1:00:00", "23:59:59"]
-
-
-@pytest.mark.slow
-def test_a_run_on_a_terminal(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = terminal(monkeypatch)
-    flags = ["--steps", "2", "--evaluate", "--eval-problems", "4", "--eval-samples", "2"]
-    assert main(command(*flags, task="own.tasks:letters")) == 0
-    lines = [line for line in screen(output.getvalue()) if line]
-    assert lines[0].startswith("covgrpo: ../tiny on own.tasks:letters, gaussian, 2 steps")
-    assert lines[1] == "measuring accuracy before training: 12/12 completions"
-    assert [line.split()[0] for line in lines[2:6]] == ["step", "reward", "entropy", "covariance"]
-    assert "step 2/2" in lines[2]
-    assert lines[6] == "measuring accuracy after training: 12/12 completions"
-    assert lines[7].startswith("accuracy, greedy (held-out, n=4) ")
-    assert lines[-1] == "next: covgrpo eval out   or load out/model with transformers"

@@ -1,4 +1,4 @@
-"""Whole runs through the command line: what they leave behind, repeat, survive and go on from."""
+"""Whole runs through the command line: what they leave behind, repeat, stop and go on from."""
 
 import errno
 import json
@@ -7,17 +7,12 @@ import platform
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from run_cases import Running, complete, metrics, steps, untimed, weights, words
 from transformers import AutoModelForCausalLM
 
 from covgrpo.cli import main
@@ -25,101 +20,6 @@ from covgrpo.cli.display import Display
 from covgrpo.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
-
-LETTERS = [
-    "train", "--task", "own.tasks:letters", "--model", "tiny", "--steps", "6", "--prompts-per-step", "2",
-    "--num-generations", "4", "--max-completion-length", "4", "--save-steps", "2", "--learning-rate", "1e-3",
-    "--threads", "1", "--verifier-timeout", "60",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def here(own_folder: Path, tiny_folder: Path) -> Path:
-    """The folder that these runs are made in: own/tasks.py and tiny/ are there."""
-    shutil.copytree(tiny_folder, own_folder / "tiny")
-    return own_folder
-
-
-@pytest.fixture
-def inside(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The same as the current folder, for runs in this process, which gets its import path and threads back."""
-    monkeypatch.chdir(here)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    threads = torch.get_num_threads()
-    yield here
-    torch.set_num_threads(threads)
-
-
-def words(output: str, *more: str) -> list[str]:
-    return [*LETTERS, "--output", output, *more]
-
-
-@dataclass
-class Running:
-    """A run in a fresh process, with its output in files."""
-
-    here: Path
-    argv: list[str]
-    variables: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.files = [Path(tempfile.mkstemp(dir=self.here, suffix=".txt")[1]) for _ in range(2)]
-        with self.files[0].open("w") as out, self.files[1].open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "covgrpo", *self.argv],
-                cwd=self.here,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **self.variables},
-                stdout=out,
-                stderr=err,
-            )
-
-    @property
-    def out(self) -> str:
-        return self.files[0].read_text()
-
-    @property
-    def err(self) -> str:
-        return self.files[1].read_text()
-
-    def wait_for(self, condition: Callable[[], bool], limit_s: float = 90) -> None:
-        deadline = time.monotonic() + limit_s
-        while not condition():
-            assert self.process.poll() is None, self.out + self.err
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    def finish(self, limit_s: float = 90) -> int:
-        try:
-            return self.process.wait(limit_s)
-        finally:
-            self.process.kill()
-
-
-def complete(here: Path, argv: list[str]) -> str:
-    """Run to the end in a fresh process that has nothing to complain of; returns stdout."""
-    run = Running(here, argv)
-    assert run.finish() == 0, run.err
-    assert run.err == ""
-    return run.out
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def untimed(run: Path) -> list[dict[str, Any]]:
-    return [
-        {name: value for name, value in record.items() if name != "step_time" and not name.startswith("time/")}
-        for record in metrics(run)
-    ]
-
-
-def weights(run: Path) -> bytes:
-    return (run / "model" / "model.safetensors").read_bytes()
-
-
-def steps(run: Path) -> list[int]:
-    return [record["step"] for record in metrics(run)]
 
 
 # --- what a run leaves ---------------------------------------------------------------------------------------------
@@ -347,59 +247,3 @@ def test_resume_at_the_end(
     )
     assert capsys.readouterr().err == message
     assert sorted(path.name for path in run.iterdir()) == before
-
-
-# --- a verifier that misbehaves ------------------------------------------------------------------------------------
-
-
-def test_own_verifier_that_raises_and_hangs(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OWN_FOLDER", str(inside))
-    flags = ["--task-params", "verifier=own.tasks:moody", "--verifier-timeout", "1", "--samples-per-step", "8"]
-    assert main(words("moody", *flags)) == 0
-    assert {"raised", "hung"} <= {path.name for path in inside.iterdir()}
-    assert steps(inside / "moody") == [1, 2, 3, 4, 5, 6]
-    failures = [record["verifier/failures"] for record in metrics(inside / "moody")]
-    assert failures[0] >= 2
-    assert failures[1:] == [0.0] * 5
-    samples = [json.loads(line) for line in (inside / "moody" / "samples.jsonl").read_text().splitlines()]
-    zeros = [s for s in samples if s["step"] == 1 and s["completion"].strip() and s["rewards"]["correctness"] == 0]
-    assert len(zeros) == failures[0]
-
-
-def test_stop_between_the_updates_of_a_rollout_batch(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--num-iterations", "3", "--steps", "7"]
-    assert main(words("thrice", *flags)) == 0
-    show = Display.step
-
-    def stop(self: Display, record: dict[str, Any]) -> None:
-        show(self, record)
-        if record["step"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Display, "step", stop)
-        assert main(words("parted", *flags)) == 130
-    assert steps(inside / "parted") == [1, 2]
-    assert main(words("parted", *flags, "--resume")) == 0
-    assert weights(inside / "parted") == weights(inside / "thrice")
-    assert untimed(inside / "parted") == untimed(inside / "thrice")
-
-
-def test_two_processes_write_one_run(here: Path) -> None:
-    """`accelerate launch` on CPU: every process trains, the first one writes, and the run can be resumed."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "covgrpo"]
-    for more in (["--steps", "2"], ["--steps", "3", "--resume"]):
-        done = subprocess.run(
-            [*launch, *words("two", "--evaluate", "--eval-problems", "2", *more)],
-            cwd=here,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("run folder:") == 1
-    assert [record["step"] for record in RunFolder(here / "two").read_metrics()] == [1, 2, 3]
-    evaluation = json.loads((here / "two" / "eval.json").read_text())
-    assert set(evaluation) == {"before", "after"}
-    assert AutoModelForCausalLM.from_pretrained(here / "two" / "model").num_parameters() > 0

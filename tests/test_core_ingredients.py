@@ -1,0 +1,192 @@
+"""The registry of weightings; each ingredient of the formula is seen by a test."""
+
+import math
+
+import pytest
+import torch
+from core_cases import F64, GOLDEN, close
+
+import covgrpo
+from covgrpo import gaussian_weights, get_weighting
+
+# --- weightings -------------------------------------------------------------------------------------------
+
+
+def test_gaussian_weighting_is_the_method():
+    close(get_weighting("gaussian")(*GOLDEN.args()), gaussian_weights(*GOLDEN.args()), rtol=0, atol=0)
+
+
+def test_none_weighting_is_one_at_valid_positions():
+    weights = get_weighting("none")(*GOLDEN.to(torch.bfloat16).args())
+    assert torch.equal(weights, GOLDEN.mask.float())
+    one_group = get_weighting("none")(GOLDEN.logps, GOLDEN.advantages, GOLDEN.mask)
+    assert torch.equal(one_group, GOLDEN.mask.to(F64))
+
+
+def test_weightings_are_listed():
+    assert {"gaussian", "none"} <= set(covgrpo.WEIGHTINGS)
+    for name, scheme in covgrpo.WEIGHTINGS.items():
+        assert isinstance(scheme, type)
+        assert isinstance(get_weighting(name), scheme)
+
+
+def test_weighting_of_ones_own_is_loaded_by_import_path(tmp_path, monkeypatch):
+    source = """
+        class Half:
+            def __call__(self, logps, advantages, mask, group_ids=None):
+                return 0.5 * mask
+    """
+    (tmp_path / "weightings_of_mine.py").write_text(source.replace("\n        ", "\n"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert torch.equal(get_weighting("weightings_of_mine:Half")(*GOLDEN.args()), 0.5 * GOLDEN.mask)
+
+
+@pytest.mark.parametrize(("typo", "name"), [("gausian", "gaussian"), ("nome", "none")])
+def test_unknown_weighting_suggests_the_nearest(typo, name):
+    with pytest.raises(ValueError, match=rf"{typo}(?s:.*)\b{name}\b"):
+        get_weighting(typo)
+
+
+# --- every ingredient is seen by a test -------------------------------------------------------------------
+
+
+#
+# The formula of one group with parts that can be exchanged for broken ones. `rows` holds, for each response,
+# the list of its (l, A) pairs. With the right parts it is the core's result; each test breaks one part and
+# requires that the golden example tells the two apart.
+def mean(values):
+    return math.fsum(values) / len(values)
+
+
+RIGHT = {
+    "mean_of_advantages": lambda rows: mean([a for row in rows for _, a in row]),
+    "mean_of_logps": lambda rows: mean([lp for row in rows for lp, _ in row]),
+    "sigma": lambda c: math.sqrt(mean([(x - mean(c)) ** 2 for x in c])),
+    "kernel_centre": lambda c: 0.0,
+    "normalise": lambda w: [x * len(w) / math.fsum(w) for x in w],
+}
+
+
+def loop_weights(rows, **broken):
+    """w~ of one group, with some parts of the formula exchanged."""
+    part = RIGHT | broken
+    mean_adv, mean_lp = part["mean_of_advantages"](rows), part["mean_of_logps"](rows)
+    c = [(lp - mean_lp) * (a - mean_adv) for row in rows for lp, a in row]
+    sigma, centre = part["sigma"](c), part["kernel_centre"](c)
+    return part["normalise"]([math.exp(-((x - centre) ** 2) / (2 * sigma**2)) for x in c])
+
+
+def golden_rows(group, mask=GOLDEN.mask, ids=GOLDEN.group_ids):
+    """One group of the golden example: per response its (l, A) pairs at the positions of `mask`."""
+    rows = []
+    for i in (ids == group).nonzero().flatten().tolist():
+        pairs = [(GOLDEN.logps[i, t].item(), GOLDEN.advantages[i].item()) for t in range(4) if mask[i, t]]
+        rows.append(pairs)
+    return [row for row in rows if row]
+
+
+def core_weights(group):
+    """The core's weights at the valid tokens of one golden group."""
+    valid = GOLDEN.mask & (GOLDEN.group_ids == group)[:, None]
+    return gaussian_weights(*GOLDEN.args())[valid].tolist()
+
+
+def distance(a, b):
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+def assert_core_sees(**broken):
+    """In both golden groups the core has the right formula, and the broken one is far from it."""
+    for group in (7, -2):
+        core = core_weights(group)
+        assert distance(core, loop_weights(golden_rows(group))) < 1e-12
+        assert distance(core, loop_weights(golden_rows(group), **broken)) > 0.02
+
+
+def test_ingredient_mean_of_advantages_is_token_weighted():
+    assert_core_sees(mean_of_advantages=lambda rows: mean([row[0][1] for row in rows]))
+
+
+def test_ingredient_advantages_are_centred():
+    assert_core_sees(mean_of_advantages=lambda rows: 0.0)
+
+
+def test_ingredient_logps_are_centred():
+    assert_core_sees(mean_of_logps=lambda rows: 0.0)
+
+
+def test_ingredient_mean_of_logps_is_token_weighted():
+    assert_core_sees(mean_of_logps=lambda rows: mean([mean([lp for lp, _ in row]) for row in rows]))
+
+
+def test_ingredient_sigma_is_about_the_mean():
+    assert_core_sees(sigma=lambda c: math.sqrt(mean([x**2 for x in c])))
+
+
+def test_ingredient_sigma_divides_by_n():
+    assert_core_sees(sigma=lambda c: RIGHT["sigma"](c) * math.sqrt(len(c) / (len(c) - 1)))
+
+
+def test_ingredient_sigma_is_squared():
+    assert_core_sees(sigma=lambda c: math.sqrt(RIGHT["sigma"](c)))
+
+
+def test_ingredient_kernel_is_centred_at_zero():
+    assert_core_sees(kernel_centre=mean)
+
+
+def test_ingredient_weights_are_normalised():
+    assert_core_sees(normalise=lambda w: w)
+
+
+def test_ingredient_weights_have_mean_one_not_maximum_one():
+    assert_core_sees(normalise=lambda w: [x / max(w) for x in w])
+
+
+def test_ingredient_weights_have_mean_one_not_sum_one():
+    assert_core_sees(normalise=lambda w: [x / math.fsum(w) for x in w])
+
+
+def test_ingredient_mean_one_counts_valid_tokens_only():
+    padded = {5: 8, 4: 12}  # tokens -> positions of the group's rows
+    assert_core_sees(normalise=lambda w: [x * padded[len(w)] / math.fsum(w) for x in w])
+
+
+def test_ingredient_mask():
+    everything = torch.ones_like(GOLDEN.mask)
+    for group in (7, -2):
+        kept = [m for row in GOLDEN.mask[GOLDEN.group_ids == group].tolist() for m in row]
+        broken = loop_weights(golden_rows(group, mask=everything))
+        broken = [w for w, valid in zip(broken, kept, strict=True) if valid]
+        assert distance(core_weights(group), loop_weights(golden_rows(group))) < 1e-12
+        assert distance(core_weights(group), broken) > 0.02
+
+
+def test_ingredient_statistics_are_those_of_the_group():
+    one_group = torch.zeros(5)
+    broken = loop_weights(golden_rows(0, ids=one_group))  # both groups' tokens in the order of the rows
+    core = gaussian_weights(*GOLDEN.args())[GOLDEN.mask].tolist()
+    merged = gaussian_weights(GOLDEN.logps, GOLDEN.advantages, GOLDEN.mask)[GOLDEN.mask].tolist()
+    assert distance(core, broken) > 0.02
+    assert distance(merged, broken) < 1e-12
+
+
+def live_weights(lp, adv):
+    """w~ of one group's tokens (N,), with the gradient flowing through it: broken on purpose."""
+    c = (lp - lp.mean()) * (adv - adv.mean())
+    w = torch.exp(-(c**2) / (2 * c.var(correction=0)))
+    return w * len(w) / w.sum()
+
+
+def test_ingredient_stop_gradient():
+    # d/dl of sum w~ A exp(l - l_old) at l = l_old is w~ A, if w~ is a constant.
+    lp = torch.tensor([pair[0] for row in golden_rows(7) for pair in row], dtype=F64, requires_grad=True)
+    adv = torch.tensor([pair[1] for row in golden_rows(7) for pair in row], dtype=F64)
+    gradients = []
+    for weights in (gaussian_weights(lp[:, None], adv, torch.ones(5, 1))[:, 0], live_weights(lp, adv)):
+        close(weights.detach(), torch.tensor(core_weights(7), dtype=F64))
+        loss = (weights * adv * torch.exp(lp - lp.detach())).sum()
+        gradients.append(torch.autograd.grad(loss, lp)[0])
+    core, broken = gradients
+    close(core, torch.tensor(core_weights(7), dtype=F64) * adv)
+    assert (core - broken).abs().max() > 0.02
