@@ -2,6 +2,7 @@
 
 The completions of a group share their prompt, so its keys and values are computed once and indexed for every row; what
 all prompts begin with (chat template, system prompt, solved examples) is likewise forwarded once for all of them.
+Completions of different lengths are forwarded in buckets, so that short ones are not padded to the longest.
 The hidden state at the prompt's last position predicts the first completion token; the hidden state at completion
 position t-1 predicts token t; so neither prompt nor padding positions nor the last token reach the vocabulary head.
 
@@ -21,6 +22,9 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 _PLAIN_ATTENTION_BYTES = 64 * 2**20
+# What one more forward costs beside its tokens, in tokens: reading the weights; on accelerators, starting kernels.
+_BUCKET_COST = {"cpu": 32}
+_BUCKET_COST_ELSEWHERE = 4096
 
 
 class NotShareableError(Exception):
@@ -87,27 +91,79 @@ def add_shared_prompt(backbone: nn.Module) -> None:
 def _forward_shared(forward: Any, config: Any, batch: SharedPrompts, rotary: bool) -> Any:
     layout = _PromptLayout.of(batch, rotary)
     output = _forward_prompts(forward, config, batch, layout)
-    last_hidden = _for_rows(output.last_hidden_state[:, -1:], batch.prompt_of_row)  # (N, 1, H) predicts the first token
+    last_hidden = output.last_hidden_state[:, -1:]  # (P, 1, H) predicts the first completion token
+    cache, output.past_key_values = output.past_key_values, None
+    valid = batch.completion_mask.bool()
+    place = valid.flatten().cumsum(0).view_as(valid) - 1  # of each valid token in the result
     # The last token of a completion predicts nothing, so it is not fed.
-    num_fed = int(batch.completion_mask.sum(dim=1).max()) - 1
-    hidden = last_hidden
-    if num_fed > 0:
-        cache = _copy_cache(output.past_key_values, batch.prompt_of_row)
-        prompt_mask = layout.mask[batch.prompt_of_row]
-        num_scores = batch.completion_ids.shape[0] * num_fed * (prompt_mask.shape[1] + num_fed)
-        with _attention_for(config, num_scores, prompt_mask.device):
-            completion = forward(
-                input_ids=batch.completion_ids[:, :num_fed],
-                attention_mask=torch.cat([prompt_mask, batch.completion_mask[:, :num_fed]], dim=1),
-                position_ids=layout.end[batch.prompt_of_row, None] + torch.arange(num_fed, device=prompt_mask.device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        hidden = torch.cat([last_hidden, completion.last_hidden_state], dim=1)
-    valid = batch.completion_mask[:, : hidden.shape[1]].bool()
-    output.last_hidden_state = hidden[valid][None]
-    output.past_key_values = None
+    num_fed = (valid.sum(dim=1) - 1).clamp(min=0)
+    parts, places = [], []
+    for rows, width in length_buckets(num_fed, _BUCKET_COST.get(valid.device.type, _BUCKET_COST_ELSEWHERE)):
+        hidden = _for_rows(last_hidden, batch.prompt_of_row[rows])
+        if width > 0:
+            completion = _forward_completions(forward, config, batch, layout, cache, rows, width)
+            hidden = torch.cat([hidden, completion], dim=1)
+        kept = valid[rows, : width + 1]
+        parts.append(hidden[kept])
+        places.append(place[rows, : width + 1][kept])
+    # Several buckets are put back into row-major order.
+    hidden = parts[0] if len(parts) == 1 else torch.cat(parts).index_select(0, torch.cat(places).argsort())
+    output.last_hidden_state = hidden[None]
     return output
+
+
+def _forward_completions(
+    forward: Any, config: Any, batch: SharedPrompts, layout: "_PromptLayout", cache: Any, rows: Tensor, width: int
+) -> Tensor:
+    """Hidden states (n, width, H) at the first ``width`` completion tokens of n rows, on their prompts' cache."""
+    prompt_of_row = batch.prompt_of_row[rows]
+    prompt_mask = layout.mask[prompt_of_row]
+    num_scores = len(rows) * width * (prompt_mask.shape[1] + width)
+    with _attention_for(config, num_scores, prompt_mask.device):
+        output = forward(
+            input_ids=batch.completion_ids[rows, :width],
+            attention_mask=torch.cat([prompt_mask, batch.completion_mask[rows, :width]], dim=1),
+            position_ids=layout.end[prompt_of_row, None] + torch.arange(width, device=prompt_mask.device),
+            past_key_values=_copy_cache(cache, prompt_of_row),
+            use_cache=True,
+        )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def length_buckets(lengths: Tensor, cost: int) -> list[tuple[Tensor, int]]:
+    """Split rows of different lengths so that little is padded: pairs of row indices and the bucket's width.
+
+    Minimises  sum over buckets of (rows x width + cost)  over bounds at 1/32 steps of the longest row, by dynamic
+    programming over the bounds.
+
+    Args:
+        lengths: (N,) integers.
+        cost: of one more forward, in tokens.
+
+    """
+    device, lengths = lengths.device, lengths.cpu()
+    step = max(1, -(-int(lengths.max()) // 32))
+    bounds = sorted({-(-length // step) * step for length in lengths.tolist()})
+    at_most = [int((lengths <= bound).sum()) for bound in bounds]
+    best: list[tuple[int, int]] = []  # for the first k+1 bounds: least total, and where its last bucket begins
+    for k, bound in enumerate(bounds):
+        options = []
+        for first in range(k + 1):
+            before = at_most[first - 1] if first else 0
+            options.append(((best[first - 1][0] if first else 0) + (at_most[k] - before) * bound + cost, first))
+        best.append(min(options))
+    buckets: list[tuple[Tensor, int]] = []
+    k = len(bounds) - 1
+    while k >= 0:
+        first = best[k][1]
+        inside = lengths <= bounds[k]
+        if first:
+            inside &= lengths > bounds[first - 1]
+        rows = inside.nonzero()[:, 0]
+        buckets.append((rows.to(device), int(lengths[rows].max())))
+        k = first - 1
+    return buckets[::-1]
 
 
 @dataclass(frozen=True)
