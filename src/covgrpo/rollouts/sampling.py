@@ -17,7 +17,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache
+
+from covgrpo.rollouts.growing_cache import is_plain, with_room
 
 _BLOCK = 256  # vocabulary entries summed before the cumulative sum
 
@@ -158,7 +160,7 @@ def _prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch
         rows=torch.arange(len(prompts), device=device),
         ids=ids[prompt_of_row],
         mask=mask[prompt_of_row],
-        cache=cache,
+        cache=with_room(cache),
         logits=output.logits[:, -1][prompt_of_row],
     )
 
@@ -184,7 +186,7 @@ def _prefix_cache(model: nn.Module, prefix: tuple[int, ...], copies: int, device
         input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=True, logits_to_keep=1
     )
     cache = output.past_key_values
-    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    if not is_plain(cache):
         return None
     cache.batch_select_indices(torch.zeros(copies, dtype=torch.long, device=device))
     return cache

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+
+from covgrpo.rollouts.growing_cache import is_plain
 
 _PLAIN_ATTENTION_BYTES = 64 * 2**20
 # What one more forward costs beside its tokens, in tokens: reading the weights; on accelerators, starting kernels.
@@ -258,7 +259,7 @@ def _attention_for(config: Any, num_scores: int, device: torch.device) -> Iterat
 
 def _copy_cache(cache: Any, prompt_of_row: Tensor) -> DynamicCache:
     """Index a cache for every row; autograd sums the rows' gradients into what they share."""
-    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    if not is_plain(cache):
         raise NotShareableError(f"its cache is no plain key-value cache ({_cache_name(cache)})")
     repeated = DynamicCache()
     layers: list[Any] = cache.layers
