@@ -12,9 +12,9 @@ import time
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
+from covgrpo.forward import SharedPrompts, add_shared_prompt
 from covgrpo.hardware import autocast
 from covgrpo.models import load_model
-from covgrpo.trl.shared_prompt import SharedPrompts, add_shared_prompt
 
 
 def main(prompts: int = 8, generations: int = 16, prompt_length: int = 75, completion_length: int = 5) -> None:

@@ -1,11 +1,10 @@
 """The cache with room to grow holds what a plain one holds, and writes tokens in place."""
 
-import pytest
 import torch
 from tiny import tiny_model
 from transformers.cache_utils import DynamicCache
 
-from covgrpo.rollouts.growing_cache import GrowingLayer, is_plain, with_room
+from covgrpo.forward.growing_cache import GrowingLayer, is_plain, with_room
 
 
 def filled(length: int) -> DynamicCache:
@@ -61,8 +60,3 @@ def test_other_caches_are_left_alone() -> None:
     assert not is_plain(cache)
     before = list(cache.layers)
     assert with_room(cache).layers == before
-
-
-def test_an_empty_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match="prefill it first"):
-        GrowingLayer(DynamicCache(config=tiny_model().config).layers[0])

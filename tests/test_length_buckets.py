@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
-from covgrpo.trl import shared_prompt
-from covgrpo.trl.shared_prompt import SharedPrompts, add_shared_prompt, length_buckets
+from covgrpo.forward import SharedPrompts, add_shared_prompt, shared_prompt
+from covgrpo.forward.length_buckets import length_buckets
 
 
 def cheapest(lengths: list[int], cost: int) -> int:

@@ -9,7 +9,8 @@ from tiny import tiny_config, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
-from covgrpo.trl.shared_prompt import SharedPrompts, _for_rows, add_shared_prompt, why_not_shareable
+from covgrpo.forward import SharedPrompts, add_shared_prompt, why_not_shareable
+from covgrpo.forward.shared_prompt import _for_rows
 
 pytestmark = pytest.mark.slow
 

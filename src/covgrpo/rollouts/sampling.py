@@ -19,7 +19,15 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 
-from covgrpo.rollouts.growing_cache import is_plain, with_room
+from covgrpo.forward import (
+    GroupCache,
+    NotShareableError,
+    attending_by_group,
+    is_plain,
+    refuse_groups,
+    serves_groups,
+    with_room,
+)
 
 _BLOCK = 256  # vocabulary entries summed before the cumulative sum
 
@@ -105,26 +113,77 @@ class _Decoding:
 
     rows: Tensor  # (n,) index among all rows
     ids: Tensor  # (n, L+t) prompt and completion so far
-    mask: Tensor  # (n, L+t)
-    cache: Cache
+    positions: Tensor  # (n, 1) of the next token
+    cache: "_GroupedRows | _CopiedRows"
     logits: Tensor  # (n, V) of the next token
 
     def keep(self, running: Tensor) -> "_Decoding":
         index = running.nonzero()[:, 0]
-        self.cache.batch_select_indices(index)
-        return _Decoding(self.rows[index], self.ids[index], self.mask[index], self.cache, self.logits)
+        self.cache.keep(index)
+        return _Decoding(self.rows[index], self.ids[index], self.positions[index], self.cache, self.logits)
 
     def advance(self, model: nn.Module, tokens: Tensor) -> None:
         self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        try:
+            self.logits = self.cache.forward(model, tokens, self.positions)
+        except NotShareableError:
+            if not isinstance(self.cache, _GroupedRows):
+                raise
+            # Found at the first token, before any row has tokens of its own.
+            refuse_groups(model)
+            self.cache = self.cache.copied()
+            self.logits = self.cache.forward(model, tokens, self.positions)
+        self.positions = self.positions + 1
+
+
+class _GroupedRows:
+    """Rows that attend to the prompt of their group; its keys and values are held once."""
+
+    def __init__(self, prompts: Cache, prompt_mask: Tensor, prompt_of_row: Tensor):
+        self.prompts = prompts
+        self.cache = GroupCache(prompts, prompt_mask, prompt_of_row)
+
+    def keep(self, index: Tensor) -> None:
+        self.cache.keep(index)
+
+    def forward(self, model: nn.Module, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Logits (n, V) after the rows' next tokens (n,)."""
+        config: Any = model.config
+        with attending_by_group(config.get_text_config(), self.cache):
+            output = model(
+                input_ids=tokens[:, None], position_ids=positions, past_key_values=self.cache, use_cache=True
+            )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def copied(self) -> "_CopiedRows":
+        return _CopiedRows(self.prompts, self.cache.prompt_mask, self.cache.prompt_of_row)
+
+
+class _CopiedRows:
+    """Rows with a copy each of their prompt's keys and values, or of whatever else the model keeps."""
+
+    def __init__(self, prompts: Cache, prompt_mask: Tensor, prompt_of_row: Tensor):
+        prompts.batch_select_indices(prompt_of_row)
+        self.cache, self.mask = with_room(prompts), prompt_mask[prompt_of_row]
+
+    def keep(self, index: Tensor) -> None:
+        self.cache.batch_select_indices(index)
+        self.mask = self.mask[index]
+
+    def forward(self, model: nn.Module, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Logits (n, V) after the rows' next tokens (n,)."""
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         output = model(
             input_ids=tokens[:, None],
             attention_mask=self.mask,
-            position_ids=self.mask.sum(dim=1, keepdim=True) - 1,
+            position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.cache, self.logits = output.past_key_values, output.logits[:, -1]
+        self.cache = output.past_key_values
+        logits: Tensor = output.logits[:, -1]
+        return logits
 
 
 def _prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch.device) -> _Decoding:
@@ -155,12 +214,12 @@ def _prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch
         logits_to_keep=1,
     )
     cache = output.past_key_values
-    cache.batch_select_indices(prompt_of_row)
+    kind = _GroupedRows if is_plain(cache) and serves_groups(model, device) else _CopiedRows
     return _Decoding(
         rows=torch.arange(len(prompts), device=device),
         ids=ids[prompt_of_row],
-        mask=mask[prompt_of_row],
-        cache=with_room(cache),
+        positions=mask.sum(dim=1, keepdim=True)[prompt_of_row],
+        cache=kind(cache, mask, prompt_of_row),
         logits=output.logits[:, -1][prompt_of_row],
     )
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from covgrpo.trl.shared_prompt import NotShareableError, SharedPrompts, add_shared_prompt, why_not_shareable
+from covgrpo.forward import NotShareableError, SharedPrompts, add_shared_prompt, why_not_shareable
+from covgrpo.trl.vocabulary_head import tiled_vocabulary_head
 
 logger = get_logger(__name__)
 
@@ -154,7 +155,7 @@ class SharedPromptScoring(GRPOTrainer):
     def _score_shared(self, model: nn.Module, batch: SharedPrompts) -> tuple[Tensor, Tensor]:
         valid = batch.completion_mask.bool()
         labels = batch.completion_ids[valid][None]
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), tiled_vocabulary_head(labels.device):
             output = model(shared_prompt=batch, shift_labels=labels, fused_lm_head=True)
         empty = output.log_probs.new_zeros(valid.shape)
         logps = empty.masked_scatter(valid, output.log_probs)

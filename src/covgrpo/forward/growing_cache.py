@@ -17,38 +17,44 @@ def with_room(cache: Cache) -> Cache:
     """Give a plain cache room to grow, in place; another kind is left as it is. For inference only."""
     if is_plain(cache):
         layers: list[Any] = cache.layers
-        cache.layers = [GrowingLayer(layer) for layer in layers]
+        cache.layers = [GrowingLayer(layer.keys, layer.values) for layer in layers]
     return cache
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values (N, heads, length, head size) as views of longer buffers."""
+    """Keys and values (N, heads, length, head size) as views of longer buffers.
 
-    def __init__(self, layer: DynamicLayer):
+    The first tokens may carry a gradient: they are kept as they are, and copied once more come.
+    """
+
+    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None):
         super().__init__()
-        keys, values = layer.keys, layer.values
-        if keys is None or values is None:
-            raise ValueError("layer is empty: prefill it first.")
-        self.lazy_initialization(keys, values)
-        self._show(keys, values, keys.shape[-2])
+        self._length = 0
+        if keys is not None and values is not None:
+            self._show(keys, values, keys.shape[-2])
 
-    def _show(self, keys: Tensor, values: Tensor, length: int) -> None:
+    def _show(self, keys: Tensor, values: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
         self._buffers, self._length = (keys, values), length
-        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+        self.keys, self.values = shown = keys[:, :, :length], values[:, :, :length]
+        return shown
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append key and value states of new tokens; returns all of them."""
         start, end = self._length, self._length + key_states.shape[-2]
+        if start == 0:
+            return self._show(key_states, value_states, end)
         keys, values = (_with_capacity(buffer, start, end) for buffer in self._buffers)
         keys[:, :, start:end] = key_states
         values[:, :, start:end] = value_states
-        self._show(keys, values, end)
-        return keys[:, :, :end], values[:, :, :end]
+        return self._show(keys, values, end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the rows at ``indices``."""
-        keys, values = self._buffers
-        self._show(keys[indices], values[indices], self._length)
+        if self._length:
+            keys, values = self._buffers
+            self._show(keys[indices], values[indices], self._length)
 
 
 def _with_capacity(buffer: Tensor, length: int, end: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Forward each prompt once per group instead of once per completion. Exact: gradients flow through the prompt's cache.
 
-The completions of a group share their prompt, so its keys and values are computed once and indexed for every row; what
-all prompts begin with (chat template, system prompt, solved examples) is likewise forwarded once for all of them.
+The completions of a group share their prompt, so its keys and values are computed once; what all prompts begin with
+(chat template, system prompt, solved examples) is likewise forwarded once for all of them.
 Completions of different lengths are forwarded in buckets, so that short ones are not padded to the longest.
 The hidden state at the prompt's last position predicts the first completion token; the hidden state at completion
 position t-1 predicts token t; so neither prompt nor padding positions nor the last token reach the vocabulary head.
@@ -18,18 +18,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
-from covgrpo.rollouts.growing_cache import is_plain
+from covgrpo.forward.errors import NotShareableError
+from covgrpo.forward.group_attention import attending_by_group
+from covgrpo.forward.group_cache import GroupCache, check_plain, refuse_groups, serves_groups
+from covgrpo.forward.length_buckets import length_buckets
 
 _PLAIN_ATTENTION_BYTES = 64 * 2**20
 # What one more forward costs beside its tokens, in tokens: reading the weights; on accelerators, starting kernels.
 _BUCKET_COST = {"cpu": 32}
 _BUCKET_COST_ELSEWHERE = 4096
-
-
-class NotShareableError(Exception):
-    """The model or batch cannot take the shared-prompt path; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,14 @@ def add_shared_prompt(backbone: nn.Module) -> None:
     def forward(self: nn.Module, *args: Any, shared_prompt: SharedPrompts | None = None, **kwargs: Any) -> Any:
         if shared_prompt is None:
             return original(*args, **kwargs)
-        return _forward_shared(original, self.config, shared_prompt, rotary=hasattr(self, "rotary_emb"))
+        return _forward_shared(original, self, shared_prompt, rotary=hasattr(self, "rotary_emb"))
 
     backbone.forward = types.MethodType(forward, backbone)
 
 
-def _forward_shared(forward: Any, config: Any, batch: SharedPrompts, rotary: bool) -> Any:
+def _forward_shared(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) -> Any:
     layout = _PromptLayout.of(batch, rotary)
-    output = _forward_prompts(forward, config, batch, layout)
+    output = _forward_prompts(forward, model.config, batch, layout)
     last_hidden = output.last_hidden_state[:, -1:]  # (P, 1, H) predicts the first completion token
     cache, output.past_key_values = output.past_key_values, None
     valid = batch.completion_mask.bool()
@@ -102,7 +101,7 @@ def _forward_shared(forward: Any, config: Any, batch: SharedPrompts, rotary: boo
     for rows, width in length_buckets(num_fed, _BUCKET_COST.get(valid.device.type, _BUCKET_COST_ELSEWHERE)):
         hidden = _for_rows(last_hidden, batch.prompt_of_row[rows])
         if width > 0:
-            completion = _forward_completions(forward, config, batch, layout, cache, rows, width)
+            completion = _forward_completions(forward, model, batch, layout, cache, rows, width)
             hidden = torch.cat([hidden, completion], dim=1)
         kept = valid[rows, : width + 1]
         parts.append(hidden[kept])
@@ -114,57 +113,33 @@ def _forward_shared(forward: Any, config: Any, batch: SharedPrompts, rotary: boo
 
 
 def _forward_completions(
-    forward: Any, config: Any, batch: SharedPrompts, layout: "_PromptLayout", cache: Any, rows: Tensor, width: int
+    forward: Any, model: Any, batch: SharedPrompts, layout: "_PromptLayout", cache: Any, rows: Tensor, width: int
 ) -> Tensor:
     """Hidden states (n, width, H) at the first ``width`` completion tokens of n rows, on their prompts' cache."""
-    prompt_of_row = batch.prompt_of_row[rows]
+    prompt_of_row, device = batch.prompt_of_row[rows], rows.device
+    ids = batch.completion_ids[rows, :width]
+    positions = layout.end[prompt_of_row, None] + torch.arange(width, device=device)
+    hidden: Tensor
+    if serves_groups(model, device):
+        grouped = GroupCache(cache, layout.mask, prompt_of_row)
+        try:
+            with attending_by_group(model.config, grouped):
+                output = forward(input_ids=ids, position_ids=positions, past_key_values=grouped, use_cache=True)
+            hidden = output.last_hidden_state
+            return hidden
+        except NotShareableError:
+            refuse_groups(model)
     prompt_mask = layout.mask[prompt_of_row]
-    num_scores = len(rows) * width * (prompt_mask.shape[1] + width)
-    with _attention_for(config, num_scores, prompt_mask.device):
+    with _attention_for(model.config, ids.numel() * (prompt_mask.shape[1] + width), device):
         output = forward(
-            input_ids=batch.completion_ids[rows, :width],
+            input_ids=ids,
             attention_mask=torch.cat([prompt_mask, batch.completion_mask[rows, :width]], dim=1),
-            position_ids=layout.end[prompt_of_row, None] + torch.arange(width, device=prompt_mask.device),
+            position_ids=positions,
             past_key_values=_copy_cache(cache, prompt_of_row),
             use_cache=True,
         )
-    hidden: Tensor = output.last_hidden_state
+    hidden = output.last_hidden_state
     return hidden
-
-
-def length_buckets(lengths: Tensor, cost: int) -> list[tuple[Tensor, int]]:
-    """Split rows of different lengths so that little is padded: pairs of row indices and the bucket's width.
-
-    Minimises  sum over buckets of (rows x width + cost)  over bounds at 1/32 steps of the longest row, by dynamic
-    programming over the bounds.
-
-    Args:
-        lengths: (N,) integers.
-        cost: of one more forward, in tokens.
-
-    """
-    device, lengths = lengths.device, lengths.cpu()
-    step = max(1, -(-int(lengths.max()) // 32))
-    bounds = sorted({-(-length // step) * step for length in lengths.tolist()})
-    at_most = [int((lengths <= bound).sum()) for bound in bounds]
-    best: list[tuple[int, int]] = []  # for the first k+1 bounds: least total, and where its last bucket begins
-    for k, bound in enumerate(bounds):
-        options = []
-        for first in range(k + 1):
-            before = at_most[first - 1] if first else 0
-            options.append(((best[first - 1][0] if first else 0) + (at_most[k] - before) * bound + cost, first))
-        best.append(min(options))
-    buckets: list[tuple[Tensor, int]] = []
-    k = len(bounds) - 1
-    while k >= 0:
-        first = best[k][1]
-        inside = lengths <= bounds[k]
-        if first:
-            inside &= lengths > bounds[first - 1]
-        rows = inside.nonzero()[:, 0]
-        buckets.append((rows.to(device), int(lengths[rows].max())))
-        k = first - 1
-    return buckets[::-1]
 
 
 @dataclass(frozen=True)
@@ -259,8 +234,7 @@ def _attention_for(config: Any, num_scores: int, device: torch.device) -> Iterat
 
 def _copy_cache(cache: Any, prompt_of_row: Tensor) -> DynamicCache:
     """Index a cache for every row; autograd sums the rows' gradients into what they share."""
-    if not is_plain(cache):
-        raise NotShareableError(f"its cache is no plain key-value cache ({_cache_name(cache)})")
+    check_plain(cache)
     repeated = DynamicCache()
     layers: list[Any] = cache.layers
     for index, layer in enumerate(layers):
@@ -292,33 +266,3 @@ class _ForRows(torch.autograd.Function):
         dtype = torch.promote_types(grad.dtype, torch.float32)
         total = torch.zeros(ctx.num_prompts, *grad.shape[1:], dtype=dtype, device=grad.device)
         return total.index_add_(0, prompt_of_row, grad.to(dtype)).to(grad.dtype), None
-
-
-def _cache_name(cache: Any) -> str:
-    kinds = sorted({type(layer).__name__ for layer in getattr(cache, "layers", [])})
-    return "/".join([type(cache).__name__, *kinds])
-
-
-def why_not_shareable(model: PreTrainedModel) -> str | None:
-    """Say why the shared-prompt path is not exact for this model as it is set up now; ``None`` where it is."""
-    config = model.config.get_text_config()
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layer_types != {"full_attention"}:
-        return f"it mixes attention kinds ({', '.join(sorted(layer_types))})"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return "it uses sliding-window attention"
-    if model.is_gradient_checkpointing and model.training:
-        return "gradient checkpointing is on, which keeps no cache"
-    if model.config.is_encoder_decoder:
-        return "it is an encoder-decoder"
-    if model.training and _has_dropout(model):
-        return "dropout is on, and shared prompts would share its noise"
-    return None
-
-
-def _has_dropout(model: PreTrainedModel) -> bool:
-    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
-        return True
-    config = model.config.get_text_config()
-    names = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "dropout")
-    return any((getattr(config, name, 0.0) or 0.0) > 0 for name in names)

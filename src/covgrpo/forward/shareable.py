@@ -1,0 +1,29 @@
+"""Where sharing a prompt would not be exact."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def why_not_shareable(model: PreTrainedModel) -> str | None:
+    """Say why the shared-prompt path is not exact for this model as it is set up now; ``None`` where it is."""
+    config = model.config.get_text_config()
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layer_types != {"full_attention"}:
+        return f"it mixes attention kinds ({', '.join(sorted(layer_types))})"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "it uses sliding-window attention"
+    if model.is_gradient_checkpointing and model.training:
+        return "gradient checkpointing is on, which keeps no cache"
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder"
+    if model.training and _has_dropout(model):
+        return "dropout is on, and shared prompts would share its noise"
+    return None
+
+
+def _has_dropout(model: PreTrainedModel) -> bool:
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    config = model.config.get_text_config()
+    names = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "dropout")
+    return any((getattr(config, name, 0.0) or 0.0) > 0 for name in names)
