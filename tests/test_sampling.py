@@ -4,9 +4,11 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
+from transformers.models.llama import modeling_llama
 
-from covgrpo.rollouts import SamplingSettings, sample
-from covgrpo.rollouts.sampling import _inverse_cdf
+from covgrpo.forward import group_cache
+from covgrpo.rollouts import SamplingSettings, decoding, sample
+from covgrpo.rollouts.drawing import _inverse_cdf
 
 EOS, PAD = 2, 0
 PROMPTS = [[10, 11, 12], [10, 11, 12], [20, 21], [30, 31, 32, 33, 34], [20, 21]]
@@ -24,6 +26,10 @@ def generated(model, prompts, **options) -> list[list[int]]:
     config = GenerationConfig(max_new_tokens=12, pad_token_id=PAD, eos_token_id=EOS, **options)
     out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, length:].tolist()
     return [row[: row.index(EOS) + 1] if EOS in row else row for row in out]
+
+
+def uniform(draws: int) -> torch.Tensor:
+    return torch.rand(draws, 1, dtype=torch.float64)
 
 
 def likely_to_end(seed: int = 0):
@@ -87,15 +93,13 @@ def test_the_first_tokens_follow_generates_distribution(options):
 
 def test_rare_tokens_keep_their_share():
     """Inverse-CDF sampling over a large vocabulary must not lose the tail to rounding."""
-    from covgrpo.rollouts.sampling import _inverse_cdf
-
     p = torch.full((1, 50_000), 1e-6)
     p[0, 0] = 1 - 0.05
     torch.manual_seed(0)
-    tokens = torch.cat([_inverse_cdf(p.expand(500, -1), None) for _ in range(8)])
+    tokens = torch.cat([_inverse_cdf(p.expand(500, -1), uniform(500)) for _ in range(8)])
     share = (tokens > 0).float().mean().item()
     assert abs(share - 0.05) < 5 * (0.05 * 0.95 / 4000) ** 0.5
-    assert _inverse_cdf(torch.tensor([[0.0, 1.0, 0.0]]).expand(1000, -1), None).unique().tolist() == [1]
+    assert _inverse_cdf(torch.tensor([[0.0, 1.0, 0.0]]).expand(1000, -1), uniform(1000)).unique().tolist() == [1]
 
 
 def test_same_seed_same_draws_and_generator_leaves_the_global_state_alone():
@@ -158,7 +162,7 @@ def test_inverse_cdf_draws_each_entry_as_often_as_its_probability(vocabulary):
     p = torch.rand(vocabulary).square()
     p[::3] = 0 if vocabulary > 1 else 1
     p /= p.sum()
-    tokens = _inverse_cdf(p.expand(draws, -1), torch.Generator().manual_seed(0))
+    tokens = _inverse_cdf(p.expand(draws, -1), uniform(draws))
     counts, expected = torch.bincount(tokens, minlength=vocabulary).double(), p.double() * draws
     assert len(counts) == vocabulary
     assert counts[expected == 0].sum() == 0
@@ -174,9 +178,58 @@ def test_finished_rows_leave_the_batch():
     torch.manual_seed(0)
     drawn = sample(model, PROMPTS * 8, settings())
     lengths = [len(row) for row in drawn.token_ids]
-    assert seen[1:] == [sum(length > t for length in lengths) for t in range(1, max(lengths))]
+    running = [sum(length > t for length in lengths) for t in range(1, max(lengths))]
+    assert len(running) == len(seen) - 1
+    assert running[-1] < len(lengths) / 2, "too few rows end early for this test"
+    # A row that has ended may stay for a while: dropping it copies the caches of the others.
+    assert all(needed <= forwarded < needed * 8 / 7 + 1 for needed, forwarded in zip(running, seen[1:], strict=True))
     assert all(row[-1] == EOS or len(row) == 12 for row in drawn.token_ids)
     assert all(EOS not in row[:-1] for row in drawn.token_ids)
+
+
+@pytest.fixture
+def without_groups(monkeypatch):
+    """Prompts' caches are copied for every row, as on accelerators."""
+    monkeypatch.setattr(decoding, "serves_groups", lambda model, device: False)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_greedy_with_copied_prompts_is_generates_greedy(seed, without_groups):
+    model = likely_to_end(seed)
+    assert sample(model, PROMPTS, settings(temperature=0.0)).token_ids == generated(model, PROMPTS, do_sample=False)
+
+
+def test_prompts_are_not_copied_on_a_cpu(monkeypatch):
+    copies = []
+    monkeypatch.setattr(decoding, "_CopiedRows", lambda *args: copies.append(args))
+    sample(likely_to_end(), PROMPTS, settings())
+    assert not copies
+
+
+@pytest.mark.parametrize("how", ["another argument", "not through the interface"])
+def test_a_model_that_attends_in_another_way_is_sampled_by_copies(how, monkeypatch):
+    model = likely_to_end()
+    expected = generated(model, PROMPTS, do_sample=False)
+    stock = modeling_llama.LlamaAttention.forward
+
+    def forward(self, *args, **kwargs):
+        if how == "another argument":
+            return stock(self, *args, s_aux=torch.ones(()), **kwargs)
+        implementation = self.config._attn_implementation
+        self.config._attn_implementation = "sdpa"
+        try:
+            return stock(self, *args, **kwargs)
+        finally:
+            self.config._attn_implementation = implementation
+
+    monkeypatch.setattr(group_cache, "_refusing", set())
+    with monkeypatch.context() as patch:
+        patch.setattr(modeling_llama.LlamaAttention, "forward", forward)
+        if how == "another argument":  # eager attention takes no notice of it
+            model.config._attn_implementation = "eager"
+        drawn = sample(model, PROMPTS, settings(temperature=0.0))
+    assert drawn.token_ids == expected
+    assert group_cache._refusing == {type(model.config)}
 
 
 def test_empty_prompt_is_refused():

@@ -15,6 +15,7 @@ class RowGroups:
         num_prompts: P.
         size: R.
         prompt_mask: (P, L) bool, which prompt tokens are no padding; ``None``: all of them.
+        aligned: rows and slots are the same: every prompt has R rows, and they lie in order.
 
     """
 
@@ -22,6 +23,7 @@ class RowGroups:
     num_prompts: int
     size: int
     prompt_mask: Tensor | None
+    aligned: bool
 
     @classmethod
     def of(cls, prompt_of_row: Tensor, prompt_mask: Tensor) -> "RowGroups":
@@ -33,12 +35,14 @@ class RowGroups:
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[prompt_of_row[order]]
         mask = prompt_mask.bool()
-        return cls(prompt_of_row * size + rank, num_prompts, size, None if bool(mask.all()) else mask)
+        slot_of_row = prompt_of_row * size + rank
+        aligned = bool((slot_of_row.diff() == 1).all()) and len(slot_of_row) == num_prompts * size
+        return cls(slot_of_row, num_prompts, size, None if bool(mask.all()) else mask, aligned)
 
     def by_prompt(self, values: Tensor) -> Tensor:
         """(N, ...) -> (P, R, ...); slots without a row are 0."""
         slots = values
-        if not self._dense(len(values)):
+        if not self.aligned:
             slots = values.new_zeros(self.num_prompts * self.size, *values.shape[1:])
             slots.index_copy_(0, self.slot_of_row, values)
         return slots.unflatten(0, (self.num_prompts, self.size))
@@ -46,10 +50,4 @@ class RowGroups:
     def by_row(self, values: Tensor) -> Tensor:
         """(P, R, ...) -> (N, ...)."""
         slots = values.flatten(0, 1)
-        return slots if self._dense(len(self.slot_of_row)) else slots.index_select(0, self.slot_of_row)
-
-    def _dense(self, num_rows: int) -> bool:
-        """Whether rows and slots are the same: every prompt has R rows, and they lie in order."""
-        if num_rows != self.num_prompts * self.size:
-            return False
-        return bool((self.slot_of_row[1:] > self.slot_of_row[:-1]).all())
+        return slots if self.aligned else slots.index_select(0, self.slot_of_row)
