@@ -7,10 +7,32 @@ import torch
 from torch import Tensor
 
 from covgrpo.forward import group_attention as module
-from covgrpo.forward.group_attention import group_attention
+from covgrpo.forward.group_attention import attend, attend_backward
 from covgrpo.forward.groups import RowGroups
 
 SCALING = 0.4
+
+
+class Attention(torch.autograd.Function):
+    """The two functions under autograd."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        *tensors, groups = inputs
+        out = attend(*tensors, groups, SCALING)
+        ctx.save_for_backward(*tensors, out)
+        ctx.groups = groups
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        *tensors, out = ctx.saved_tensors
+        grads = attend_backward(grad, out, *tensors, ctx.groups, SCALING)
+        return *(x.to(like.dtype) for x, like in zip(grads, tensors, strict=True)), None
+
+
+def group_attention(*inputs) -> Tensor:
+    return Attention.apply(*inputs)
 
 
 def by_loops(q: Tensor, k: Tensor, v: Tensor, pk: Tensor, pv: Tensor, prompt_of_row: list[int], mask: Tensor) -> Tensor:
@@ -43,6 +65,7 @@ CASES = {  # prompt of each row, valid prompt tokens of each prompt, queries, ow
     "a prompt without rows": ([0, 2, 2], [5, 2, 5], 2, 2),
     "decoding": ([1, 0, 1], [5, 4], 1, 6),
     "several tokens after others": ([0, 1, 1], [3, 5], 3, 5),
+    "nothing shared": ([0, 0], [0], 3, 3),
 }
 
 
@@ -61,7 +84,7 @@ def tensors(case: str, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor]
 def test_equals_softmax_by_loops(case, at_once, monkeypatch):
     monkeypatch.setattr(module, "_SCORES_AT_ONCE", at_once)  # 1: a block for every query
     inputs, groups, rows, mask = tensors(case)
-    found = group_attention(*inputs, groups, SCALING)
+    found = group_attention(*inputs, groups)
     torch.testing.assert_close(found, by_loops(*inputs, rows, mask), rtol=1e-12, atol=1e-12)
 
 
@@ -72,7 +95,7 @@ def test_gradient(case, at_once, monkeypatch):
     inputs, groups, _, _ = tensors(case)
     for x in inputs:
         x.requires_grad_()
-    assert torch.autograd.gradcheck(lambda *args: group_attention(*args, groups, SCALING), inputs)
+    assert torch.autograd.gradcheck(lambda *args: group_attention(*args, groups), inputs)
 
 
 def test_padding_of_prompts_changes_nothing():
@@ -82,7 +105,7 @@ def test_padding_of_prompts_changes_nothing():
         tensor[~mask.bool()[:, None, :, None].expand_as(tensor)] = 1e3
     for x in (*inputs, *padded):
         x.requires_grad_()
-    outputs = [group_attention(*given, groups, SCALING) for given in (inputs, padded)]
+    outputs = [group_attention(*given, groups) for given in (inputs, padded)]
     assert torch.equal(*outputs)
     for output in outputs:
         output.square().sum().backward()
@@ -94,7 +117,7 @@ def test_padding_of_prompts_changes_nothing():
 def test_bfloat16_rounds_only_at_the_ends():
     inputs, groups, rows, mask = tensors("uneven and unordered", torch.bfloat16)
     expected = by_loops(*inputs, rows, mask)
-    found = group_attention(*inputs, groups, SCALING)
+    found = group_attention(*inputs, groups)
     assert found.dtype == torch.bfloat16
     assert (found.double() - expected).abs().max() < 0.02
 
@@ -105,7 +128,7 @@ def test_the_same_bits_every_time():
         inputs, groups, _, _ = tensors("uneven and unordered", torch.float32)
         for x in inputs:
             x.requires_grad_()
-        group_attention(*inputs, groups, SCALING).square().sum().backward()
+        group_attention(*inputs, groups).square().sum().backward()
         results.append([x.grad for x in inputs])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

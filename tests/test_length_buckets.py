@@ -46,7 +46,13 @@ def test_long_rows_are_padded_by_a_32nd_at_most_where_forwards_are_free(lengths:
         assert all(width - lengths[row] < max(slack, 1) for row in inside.tolist())
 
 
-def test_buckets_change_no_hidden_state_and_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def in_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of accelerators: prompts first, then completions in buckets on copies of their prompts' caches."""
+    monkeypatch.setattr(shared_prompt, "serves_our_attention", lambda model, device: False)
+
+
+def test_buckets_change_no_hidden_state_and_no_gradient(monkeypatch: pytest.MonkeyPatch, in_stages: None) -> None:
     torch.manual_seed(0)
     model = tiny_model(scale=4.0)
     add_shared_prompt(model.model)
@@ -78,7 +84,7 @@ def test_buckets_change_no_hidden_state_and_no_gradient(monkeypatch: pytest.Monk
     [{}, {"beta": 0.1}, {"num_iterations": 3, "learning_rate": 1e-2}, {"mask_truncated_completions": True}],
     ids=str,
 )
-def test_same_gradients_weights_and_metrics_as_stock_in_many_buckets(tmp_path, monkeypatch, options) -> None:
+def test_same_gradients_weights_and_metrics_as_stock_in_many_buckets(tmp_path, monkeypatch, in_stages, options) -> None:
     monkeypatch.setattr(shared_prompt, "_BUCKET_COST", {"cpu": 0})
     rollouts = {"constant_prompts": (0, 2)}
     theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7, **rollouts), **options)

@@ -6,7 +6,7 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 from transformers.models.llama import modeling_llama
 
-from covgrpo.forward import group_cache
+from covgrpo.forward import attention_interface
 from covgrpo.rollouts import SamplingSettings, decoding, sample
 from covgrpo.rollouts.drawing import _inverse_cdf
 
@@ -190,7 +190,7 @@ def test_finished_rows_leave_the_batch():
 @pytest.fixture
 def without_groups(monkeypatch):
     """Prompts' caches are copied for every row, as on accelerators."""
-    monkeypatch.setattr(decoding, "serves_groups", lambda model, device: False)
+    monkeypatch.setattr(decoding, "serves_our_attention", lambda model, device: False)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -222,14 +222,14 @@ def test_a_model_that_attends_in_another_way_is_sampled_by_copies(how, monkeypat
         finally:
             self.config._attn_implementation = implementation
 
-    monkeypatch.setattr(group_cache, "_refusing", set())
+    monkeypatch.setattr(attention_interface, "_refusing", set())
     with monkeypatch.context() as patch:
         patch.setattr(modeling_llama.LlamaAttention, "forward", forward)
         if how == "another argument":  # eager attention takes no notice of it
             model.config._attn_implementation = "eager"
         drawn = sample(model, PROMPTS, settings(temperature=0.0))
     assert drawn.token_ids == expected
-    assert group_cache._refusing == {type(model.config)}
+    assert attention_interface._refusing == {type(model.config)}
 
 
 def test_empty_prompt_is_refused():

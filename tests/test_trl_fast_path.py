@@ -9,7 +9,7 @@ from tiny import tiny_config, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
-from covgrpo.forward import SharedPrompts, add_shared_prompt, why_not_shareable
+from covgrpo.forward import SharedPrompts, add_shared_prompt, shared_prompt, why_not_shareable
 from covgrpo.forward.shared_prompt import _for_rows
 
 pytestmark = pytest.mark.slow
@@ -188,15 +188,28 @@ def test_distinct_prompts_are_found_whatever_the_order_and_padding():
     assert batch.prompt_of_row[0] == batch.prompt_of_row[2]
 
 
-@pytest.mark.parametrize("own", [[(4,), (5, 6, 7), (8, 9)], [(4,), (4, 5, 6)], [(5,), (6,), (7,)]], ids=str)
-def test_a_common_prefix_changes_no_hidden_state_and_no_gradient(own):
-    """Against each row forwarded alone without padding; the prefix is forwarded once."""
+PROMPTS = {
+    "ragged": [(4,), (5, 6, 7), (8, 9)],
+    "one begins like another": [(4,), (4, 5, 6)],
+    "equally long": [(5,), (6,), (7,)],
+    "alone": [(4, 5)],
+    "nothing in common": [(4, 5), (6, 7, 8)],
+}
+
+
+@pytest.mark.parametrize("own", PROMPTS)
+@pytest.mark.parametrize("completions", [((40, 41, 42), (43, 44), (45,)), ((40,), (41,))], ids=["ragged", "one token"])
+@pytest.mark.parametrize("how", ["in one pass", "in stages"])
+def test_shared_tokens_change_no_hidden_state_and_no_gradient(own, completions, how, monkeypatch):
+    """Against each row forwarded alone without padding."""
+    if how == "in stages":
+        monkeypatch.setattr(shared_prompt, "serves_our_attention", lambda model, device: False)
     model = tiny_model(scale=4.0)
-    prefix = tuple(range(20, 31))
-    rows = [(p, c) for p in (prefix + o for o in own) for c in ((40, 41, 42), (43, 44), (45,))]
-    longest = max(len(p) for p, _ in rows)
-    ids = torch.tensor([[0] * (longest - len(p)) + [*p, *c] + [0] * (3 - len(c)) for p, c in rows])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p + c) + [0] * (3 - len(c)) for p, c in rows])
+    prefix = () if own == "nothing in common" else tuple(range(20, 31))
+    rows = [(p, c) for p in (prefix + o for o in PROMPTS[own]) for c in completions]
+    longest, width = max(len(p) for p, _ in rows), max(map(len, completions))
+    ids = torch.tensor([[0] * (longest - len(p)) + [*p, *c] + [0] * (width - len(c)) for p, c in rows])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p + c) + [0] * (width - len(c)) for p, c in rows])
     expected = torch.cat([model.model(torch.tensor([p + c])).last_hidden_state[0, len(p) - 1 : -1] for p, c in rows])
     weight = torch.randn(expected.shape)
     (expected * weight).sum().backward()
@@ -206,10 +219,14 @@ def test_a_common_prefix_changes_no_hidden_state_and_no_gradient(own):
     seen = []
     embed = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
     add_shared_prompt(model.model)
-    hidden = model.model(shared_prompt=SharedPrompts.from_rows(ids, mask, 3)).last_hidden_state[0]
+    hidden = model.model(shared_prompt=SharedPrompts.from_rows(ids, mask, width)).last_hidden_state[0]
     embed.remove()
-    assert seen[0] == (1, len(prefix))
-    assert sum(rows * tokens for rows, tokens in seen[:2]) < len(own) * longest
+    if how == "in one pass":  # every token once: the prefix, the prompts' rests, all but the last of each completion
+        fed = len(PROMPTS[own]) * sum(len(c) - 1 for c in completions)
+        assert seen == [(1, len(prefix) + sum(map(len, PROMPTS[own])) + fed)]
+    elif prefix and len(PROMPTS[own]) > 1:
+        assert seen[0] == (1, len(prefix))
+        assert sum(rows * tokens for rows, tokens in seen[:2]) < len(PROMPTS[own]) * longest
     torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
     (hidden * weight).sum().backward()
     assert relative(torch.cat([p.grad.flatten() for p in model.parameters()]), gradients) < 1e-5

@@ -1,8 +1,8 @@
-"""Forward passes without repeated work: prompts once a group, padding left out, the vocabulary in tiles."""
+"""Forward passes without repeated work: every token once, padding left out, the vocabulary in tiles."""
 
+from covgrpo.forward.attention_interface import attending_by, refuse_our_attention, serves_our_attention
 from covgrpo.forward.errors import NotShareableError
-from covgrpo.forward.group_attention import attending_by_group
-from covgrpo.forward.group_cache import GroupCache, refuse_groups, serves_groups
+from covgrpo.forward.group_cache import GroupCache
 from covgrpo.forward.growing_cache import is_plain, with_room
 from covgrpo.forward.shareable import why_not_shareable
 from covgrpo.forward.shared_prompt import SharedPrompts, add_shared_prompt
@@ -14,10 +14,10 @@ __all__ = [
     "SharedPrompts",
     "TiledVocabularyHead",
     "add_shared_prompt",
-    "attending_by_group",
+    "attending_by",
     "is_plain",
-    "refuse_groups",
-    "serves_groups",
+    "refuse_our_attention",
+    "serves_our_attention",
     "why_not_shareable",
     "with_room",
 ]

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from covgrpo.forward.attention_interface import attending_by, refuse_our_attention, serves_our_attention
 from covgrpo.forward.errors import NotShareableError
-from covgrpo.forward.group_attention import attending_by_group
-from covgrpo.forward.group_cache import GroupCache, check_plain, refuse_groups, serves_groups
+from covgrpo.forward.group_cache import check_plain
 from covgrpo.forward.length_buckets import length_buckets
+from covgrpo.forward.token_tree import TokenTree
 
 _PLAIN_ATTENTION_BYTES = 64 * 2**20
 # What one more forward costs beside its tokens, in tokens: reading the weights; on accelerators, starting kernels.
@@ -89,8 +90,47 @@ def add_shared_prompt(backbone: nn.Module) -> None:
 
 
 def _forward_shared(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) -> Any:
+    if serves_our_attention(model, batch.prompt_ids.device):
+        try:
+            return _forward_tree(forward, model.config, batch, rotary)
+        except NotShareableError:
+            refuse_our_attention(model)
+    return _forward_in_stages(forward, model.config, batch, rotary)
+
+
+def _forward_tree(forward: Any, config: Any, batch: SharedPrompts, rotary: bool) -> Any:
+    """Forward every token once, in one pass."""
+    tree = _tree(batch, rotary)
+    with attending_by(tree, config):
+        output = forward(input_ids=tree.ids, position_ids=tree.positions, use_cache=False)
+    places = tree.predicting(batch.prompt_of_row, batch.completion_mask.bool())
+    output.last_hidden_state = _for_rows(output.last_hidden_state[0], places)[None]
+    return output
+
+
+def _tree(batch: SharedPrompts, rotary: bool) -> TokenTree:
+    mask, length = batch.prompt_mask, batch.prompt_ids.shape[1]
+    lengths = mask.sum(dim=1, keepdim=True)
+    column = torch.arange(int(lengths.max()), device=mask.device)
+    prompt_ids = batch.prompt_ids.gather(1, (column + length - lengths).clamp(max=length - 1))
+    # Positions that models do not see only by their differences are those of the padded batch.
+    first = (length - lengths).min().expand_as(lengths) if rotary else length - lengths
+    # The last token of a completion predicts nothing, so it is not fed.
+    fed = batch.completion_mask[:, 1:]
+    step = torch.arange(fed.shape[1], device=mask.device)
+    return TokenTree.of(
+        prompts=(prompt_ids, column < lengths),
+        completions=(batch.completion_ids[:, :-1], fed),
+        positions=(first + column, (first + lengths)[batch.prompt_of_row] + step),
+        prompt_of_row=batch.prompt_of_row,
+        prefix_length=_common_prefix_length(batch.prompt_ids, mask) if rotary else 0,
+    )
+
+
+def _forward_in_stages(forward: Any, config: Any, batch: SharedPrompts, rotary: bool) -> Any:
+    """Forward the prompts' common prefix, the prompts on its cache, and the completions on copies of theirs."""
     layout = _PromptLayout.of(batch, rotary)
-    output = _forward_prompts(forward, model.config, batch, layout)
+    output = _forward_prompts(forward, config, batch, layout)
     last_hidden = output.last_hidden_state[:, -1:]  # (P, 1, H) predicts the first completion token
     cache, output.past_key_values = output.past_key_values, None
     valid = batch.completion_mask.bool()
@@ -101,7 +141,7 @@ def _forward_shared(forward: Any, model: Any, batch: SharedPrompts, rotary: bool
     for rows, width in length_buckets(num_fed, _BUCKET_COST.get(valid.device.type, _BUCKET_COST_ELSEWHERE)):
         hidden = _for_rows(last_hidden, batch.prompt_of_row[rows])
         if width > 0:
-            completion = _forward_completions(forward, model, batch, layout, cache, rows, width)
+            completion = _forward_completions(forward, config, batch, layout, cache, rows, width)
             hidden = torch.cat([hidden, completion], dim=1)
         kept = valid[rows, : width + 1]
         parts.append(hidden[kept])
@@ -113,32 +153,21 @@ def _forward_shared(forward: Any, model: Any, batch: SharedPrompts, rotary: bool
 
 
 def _forward_completions(
-    forward: Any, model: Any, batch: SharedPrompts, layout: "_PromptLayout", cache: Any, rows: Tensor, width: int
+    forward: Any, config: Any, batch: SharedPrompts, layout: "_PromptLayout", cache: Any, rows: Tensor, width: int
 ) -> Tensor:
     """Hidden states (n, width, H) at the first ``width`` completion tokens of n rows, on their prompts' cache."""
-    prompt_of_row, device = batch.prompt_of_row[rows], rows.device
-    ids = batch.completion_ids[rows, :width]
-    positions = layout.end[prompt_of_row, None] + torch.arange(width, device=device)
-    hidden: Tensor
-    if serves_groups(model, device):
-        grouped = GroupCache(cache, layout.mask, prompt_of_row)
-        try:
-            with attending_by_group(model.config, grouped):
-                output = forward(input_ids=ids, position_ids=positions, past_key_values=grouped, use_cache=True)
-            hidden = output.last_hidden_state
-            return hidden
-        except NotShareableError:
-            refuse_groups(model)
+    prompt_of_row = batch.prompt_of_row[rows]
     prompt_mask = layout.mask[prompt_of_row]
-    with _attention_for(model.config, ids.numel() * (prompt_mask.shape[1] + width), device):
+    num_scores = len(rows) * width * (prompt_mask.shape[1] + width)
+    with _attention_for(config, num_scores, prompt_mask.device):
         output = forward(
-            input_ids=ids,
+            input_ids=batch.completion_ids[rows, :width],
             attention_mask=torch.cat([prompt_mask, batch.completion_mask[rows, :width]], dim=1),
-            position_ids=positions,
+            position_ids=layout.end[prompt_of_row, None] + torch.arange(width, device=prompt_mask.device),
             past_key_values=_copy_cache(cache, prompt_of_row),
             use_cache=True,
         )
-    hidden = output.last_hidden_state
+    hidden: Tensor = output.last_hidden_state
     return hidden
 
 

@@ -13,10 +13,10 @@ from transformers.cache_utils import Cache
 from covgrpo.forward import (
     GroupCache,
     NotShareableError,
-    attending_by_group,
+    attending_by,
     is_plain,
-    refuse_groups,
-    serves_groups,
+    refuse_our_attention,
+    serves_our_attention,
     with_room,
 )
 
@@ -46,7 +46,7 @@ class Decoding:
             if not isinstance(self.cache, _GroupedRows):
                 raise
             # Found at the first token, before any row has tokens of its own.
-            refuse_groups(model)
+            refuse_our_attention(model)
             self.cache = self.cache.copied()
             self.logits = self.cache.forward(model, tokens, self.positions)
         self.positions = self.positions + 1
@@ -65,7 +65,7 @@ class _GroupedRows:
     def forward(self, model: nn.Module, tokens: Tensor, positions: Tensor) -> Tensor:
         """Logits (n, V) after the rows' next tokens (n,)."""
         config: Any = model.config
-        with attending_by_group(config.get_text_config(), self.cache):
+        with attending_by(self.cache, config.get_text_config()):
             output = model(
                 input_ids=tokens[:, None], position_ids=positions, past_key_values=self.cache, use_cache=True
             )
@@ -130,7 +130,7 @@ def prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch.
         logits_to_keep=1,
     )
     cache = output.past_key_values
-    kind = _GroupedRows if is_plain(cache) and serves_groups(model, device) else _CopiedRows
+    kind = _GroupedRows if is_plain(cache) and serves_our_attention(model, device) else _CopiedRows
     return Decoding(
         rows=torch.arange(len(prompts), device=device),
         ids=ids[prompt_of_row],

@@ -1,0 +1,100 @@
+"""Our attention as an implementation of transformers' attention interface."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from covgrpo.forward.errors import NotShareableError
+
+NAME = "covgrpo"  # of the implementation; transformers makes no mask for it
+# Arguments that attention functions are handed and that change nothing here.
+_HARMLESS = {"position_ids", "use_cache", "output_attentions", "cache_position", "is_causal", "output_hidden_states"}
+_refusing: set[type] = set()  # classes of configs
+
+
+class Attending(Protocol):
+    """What attends in place of a model's layers."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Attend with query (N, heads, T, D), key and value (N, K, S, D): (N, heads, T, D)."""
+
+
+@dataclass
+class _Pass:
+    """A forward pass under way, and how many of its layers have attended."""
+
+    attending: Attending
+    served: int = 0
+
+
+_pass: ContextVar[_Pass | None] = ContextVar("covgrpo_attention_pass", default=None)
+
+
+@contextmanager
+def attending_by(attending: Attending, config: Any) -> Iterator[None]:
+    """Inside the block the model with this (text) config makes one forward pass, whose layers attend by ``attending``.
+
+    Raises:
+        NotShareableError: a layer's attention takes what ours does not know, or has not come through the interface.
+
+    """
+    implementation, begun = config._attn_implementation, _Pass(attending)
+    token = _pass.set(begun)
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = implementation
+        _pass.reset(token)
+    if begun.served != config.num_hidden_layers:
+        raise NotShareableError("its layers do not attend through transformers' attention interface")
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    unknown = [name for name, given in others.items() if given is not None and name not in _HARMLESS]
+    if unknown or dropout or attention_mask is not None:
+        raise NotShareableError(f"its attention takes {', '.join(unknown) or 'dropout or a mask'}")
+    begun = _pass.get()
+    if begun is None:
+        raise RuntimeError(f"attention implementation {NAME!r} works inside attending_by() only.")
+    begun.served += 1
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return begun.attending.attend(query, key, value, scaling).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+
+
+def serves_our_attention(model: Any, device: torch.device) -> bool:
+    """Whether a model's layers may attend by ours.
+
+    On CPUs, where stock attention spends more on copies than on products; a model that has refused is not asked again.
+    """
+    takes_any = getattr(model, "_supports_attention_backend", False)
+    return device.type == "cpu" and takes_any and type(model.config) not in _refusing
+
+
+def refuse_our_attention(model: Any) -> None:
+    """Remember that models of this kind do not take ours."""
+    _refusing.add(type(model.config))
+
+
+def lowered(x: Tensor) -> Tensor:
+    """In autocast's dtype where it is on: the one that attention computes in."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
