@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from tiny import tiny_model, tiny_tokenizer
 
-from covgrpo.models import builtin, convert
+from covgrpo.process import settle_process
+
+settle_process()  # before torch: some tests run several processes on the same cores
+
+import torch  # noqa: E402
+from tiny import tiny_model, tiny_tokenizer  # noqa: E402
+
+from covgrpo.models import builtin, convert  # noqa: E402
 
 OWN_TASKS = '''
 import os

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from covgrpo import __version__
 from covgrpo.errors import UserError
+from covgrpo.process import settle_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.words = list(sys.argv[1:] if argv is None else argv)
     _import_from_here()
+    settle_process()
     try:
         return int(args.run(args))
     except UserError as error:
