@@ -5,11 +5,14 @@ import inspect
 import pytest
 import torch
 import trl
+import trl.trainer.utils as trl_utils
 from tiny import tiny_model
 from transformers.cache_utils import DynamicLayer
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import add_fused_lm_head, shuffle_sequence_dict, split_tensor_dict
+
+from covgrpo.forward import TiledVocabularyHead, attending_by
 
 
 def parameters(function) -> list[str]:
@@ -111,6 +114,35 @@ def test_fused_head_scores_given_positions():
     backbone.forward = lambda *args, shared_prompt=None, **kw: (seen.update(it=shared_prompt), forward(*args, **kw))[1]
     model(input_ids=ids, shift_labels=ids, fused_lm_head=True, shared_prompt="batch")
     assert seen == {"it": "batch"}
+
+
+def test_our_head_takes_what_trls_takes():
+    theirs, mine = (
+        list(inspect.signature(head.forward).parameters)
+        for head in (trl_utils._ChunkedLogProbFunction, TiledVocabularyHead)
+    )
+    assert len(theirs) == len(mine) == 10
+    assert theirs[:6] == ["ctx", "hidden", "weight", "bias", "targets", "temperature"] == mine[:6]
+    assert theirs[6:] == ["chunk_size", "final_logit_softcapping", "logit_scale", "outputs"]
+    assert trl_utils._use_triton(torch.device("cpu")) is False
+
+
+def test_an_attention_without_a_mask_function_gets_no_mask_and_the_layers_keywords():
+    """Our attention knows who sees whom; transformers must neither build a mask for it nor drop the call."""
+    model, seen = tiny_model(), []
+
+    class Plain:
+        def attend(self, query, key, value, scaling):
+            seen.append((query.shape, key.shape, scaling))
+            return query
+
+    with attending_by(Plain(), model.config):
+        model.model(input_ids=torch.tensor([[5, 6, 7]]), position_ids=torch.tensor([[0, 1, 2]]), use_cache=False)
+    heads, layers = model.config.num_attention_heads, model.config.num_hidden_layers
+    size = model.config.hidden_size // heads
+    key_shape = (1, model.config.num_key_value_heads, 3, size)
+    assert seen == [((1, heads, 3, size), key_shape, size**-0.5)] * layers
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_cache_layers_hold_keys_and_values():
