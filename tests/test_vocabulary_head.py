@@ -113,7 +113,7 @@ def test_no_tokens():
 
 
 def test_other_outputs_are_refused():
-    with pytest.raises(NotImplementedError, match="is_top1"):
+    with pytest.raises(ValueError, match="is_top1"):
         TiledVocabularyHead.apply(*inputs(), 1.0, 4, None, 1.0, ("log_probs", "is_top1"))
 
 

@@ -52,7 +52,7 @@ class TiledVocabularyHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,
         hidden: Tensor,  # (M, H)
         weight: Tensor,  # (V, H)
@@ -64,8 +64,13 @@ class TiledVocabularyHead(torch.autograd.Function):
         logit_scale: float = 1.0,
         outputs: tuple[str, ...] = ("log_probs",),
     ) -> tuple[Tensor | None, ...]:
+        """Return log-probs (M,), entropies (M,) if asked for, and ``None`` for TRL's other outputs.
+
+        Raises:
+            ValueError: another output is asked for.
+        """
         if set(outputs) - {"log_probs", "entropy"}:
-            raise NotImplementedError(f"the vocabulary head has log_probs and entropy, not {', '.join(outputs)}.")
+            raise ValueError(f"the vocabulary head has log_probs and entropy, not {', '.join(outputs)}.")
         ctx.set_materialize_grads(False)
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -87,9 +92,8 @@ class TiledVocabularyHead(torch.autograd.Function):
         return _joined(logps, hidden), entropy, None, None, None
 
     @staticmethod
-    def backward(  # noqa: D102
-        ctx: Any, grad_logps: Tensor | None, grad_entropy: Tensor | None, *_: Any
-    ) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_logps: Tensor | None, grad_entropy: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        """Gradients of hidden, weight and bias from those of log-probs and entropies, (M,) each."""
         hidden, weight, bias, _ = ctx.saved_tensors
         logits, dtype = ctx.logits, ctx.logits.weight.dtype
         wide = torch.promote_types(dtype, torch.float32)
