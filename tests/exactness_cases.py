@@ -9,10 +9,12 @@ import tempfile
 from typing import Any
 
 import torch
-from trl_runs import ours, weights
+from trl_runs import ours, stock, weights
 
 G = 4
 STEP_ROWS = 16  # completions of one optimizer step
+TOKEN_METRICS = ("cov/", "weight/", "update/", "entropy")
+STOCK = "stock TRL"  # in place of a scheme: TRL's own trainer
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "gaussian": {},
@@ -63,14 +65,27 @@ def run(folder: Any, scheme: str, scope: str, processes: int = 1, **options: Any
         "max_steps": 3,
         "loss_type": "grpo",
         "weight_decay": 0.01,
-        **SCHEMES[scheme],
+        **SCHEMES.get(scheme, {}),
         **options,
     }
-    trainer = ours(folder, **settings)
+    if scheme == STOCK:
+        settings = {name: value for name, value in settings.items() if not name.startswith("weighting")}
+    trainer = (stock if scheme == STOCK else ours)(folder, **settings)
     trainer._generate_single_turn = rollouts_by_prompt(trainer)
     trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    return {"gradients": trainer.gradients, "weights": weights(trainer), "losses": torch.tensor(losses)}
+    return {
+        "gradients": trainer.gradients,
+        "weights": weights(trainer),
+        "losses": torch.tensor(losses),
+        "metrics": [
+            {name: value for name, value in log.items() if name.startswith(TOKEN_METRICS)}
+            for log in trainer.state.log_history
+            if "loss" in log
+        ],
+        # Reason not to share, by model; empty where the fast path was never asked for.
+        "first_use": dict(getattr(trainer, "_first_use", {})),
+    }
 
 
 # What two processes run, each compared with one process in tests/test_exactness.py.
@@ -81,6 +96,7 @@ DISTRIBUTED = [
     *(("gaussian", scope, {"size": 2, "mask_truncated_completions": True}) for scope in ("group", "batch")),
     ("gaussian", "group", {"size": 4, "loss_type": "dapo"}),
     ("clip_cov", "batch", {"size": 4, "steps_per_generation": 1}),
+    *(("none", "group", {"size": size, "sparse": sparse}) for size in (1, 2, 8) for sparse in (False, True)),
 ]
 
 

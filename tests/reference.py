@@ -111,27 +111,45 @@ def splitmix(z):
     return z ^ (z >> 31)
 
 
-def summary(c, weights, mask):
-    """The numbers logged of a batch's c and w."""
-    values, w = [], []
-    for i, row in enumerate(mask):
-        for t, valid in enumerate(row):
-            if valid:
-                values.append(c[i][t])
-                w.append(weights[i][t])
-    n = len(values)
+def summary(tokens):
+    """The metrics of a step's tokens, each a dict: group, logp, advantage, weight, c, entropy."""
+    n = len(tokens)
     if n == 0:
         return {}
-    out = {"cov/mean": mean(values), "cov/sigma": group_sigma(values)}
-    for name, one_in in (("0.0001", 10000), ("0.01", 100), ("0.2", 5)):
-        # k = ceil(f N): the k-th largest and the k-th smallest
-        k = (n + one_in - 1) // one_in
-        out["cov/top_" + name] = sorted(values, reverse=True)[k - 1]
-        out["cov/bottom_" + name] = sorted(values)[k - 1]
+    c = [token["c"] for token in tokens]
+    w = [token["weight"] for token in tokens]
+    out = {"entropy": mean([token["entropy"] for token in tokens])}
+    out.update({"cov/mean": mean(c), "cov/sigma": group_sigma(c)})
+    sides = (("pos", sorted((x for x in c if x > 0), reverse=True)), ("neg", sorted(x for x in c if x < 0)))
+    for side, values in sides:
+        for name, share, of in (("0.0001", 1, 10000), ("0.01", 1, 100), ("0.2", 1, 5), ("0.4", 2, 5), ("1", 1, 1)):
+            if values:
+                # k = ceil(f n): the k-th most extreme of the side
+                out[f"cov/{side}_{name}"] = values[(len(values) * share + of - 1) // of - 1]
+    out["cov/weighted"] = mean(covariances_of_weighted(tokens))
     out["weight/min"] = min(w)
+    for name, share, of in (("0.01", 1, 100), ("0.1", 1, 10), ("0.5", 1, 2)):
+        out[f"weight/q_{name}"] = sorted(w)[(n * share + of - 1) // of - 1]
+    out["weight/max"] = max(w)
     # (sum w)^2 / (N sum w^2)
     squares = math.fsum(x * x for x in w)
     out["weight/ess"] = math.fsum(w) ** 2 / (n * squares) if squares else 0.0
+    for name, factors in (("update/top_share", w), ("update/top_share_unweighted", [1.0] * n)):
+        # u = w |A| (1 - p)
+        size = [f * abs(t["advantage"]) * (1 - math.exp(t["logp"])) for f, t in zip(factors, tokens, strict=True)]
+        top = sorted(size, reverse=True)[: (n + 99) // 100]
+        out[name] = math.fsum(top) / math.fsum(size) if math.fsum(size) > 0 else 0.0
+    return out
+
+
+def covariances_of_weighted(tokens):
+    """(l - mean l)(w A - mean w A), means over the token's group."""
+    out = []
+    for token in tokens:
+        same = [other for other in tokens if other["group"] == token["group"]]
+        l_mean = mean([other["logp"] for other in same])
+        a_mean = mean([other["weight"] * other["advantage"] for other in same])
+        out.append((token["logp"] - l_mean) * (token["weight"] * token["advantage"] - a_mean))
     return out
 
 

@@ -37,7 +37,9 @@ def screen(text: str) -> list[str]:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What consoles made from now on write to: a terminal."""
     output = io.StringIO()
-    console = functools.partial(rich.console.Console, file=output, force_terminal=True, width=120)
+    console = functools.partial(
+        rich.console.Console, file=output, force_terminal=True, color_system="truecolor", width=120
+    )
     monkeypatch.setattr(rich.console, "Console", console)
     return output
 
@@ -45,7 +47,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 def record(step: int, reward: float, entropy: float) -> dict[str, float]:
     return {
         "step": step, "reward": reward, "entropy": entropy, "time/wall": 30.0, "completions/mean_length": 15.0,
-        "cov/sigma": 0.25, "cov/top_0.01": 1.5,
+        "cov/sigma": 0.25, "cov/pos_0.01": 1.5,
     }  # fmt: skip
 
 
@@ -62,8 +64,34 @@ def test_live_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch(r"step 2/4 .* 1:00 left", lines[1])
     assert re.fullmatch(r"reward +▃▅ +0.500", lines[2])
     assert re.fullmatch(r"entropy +█▅ +1.000 nats", lines[3])
-    assert re.fullmatch(r"covariance +sigma 0.25, top 1 % above 1.50 +4 tok/s", lines[4])
-    assert not any(lines[5:])
+    assert re.fullmatch(r"cov tail +██ +1.50 \(sigma 0.25\)", lines[4])
+    assert re.fullmatch(r"speed +4 tok/s +grad_norm 0.00", lines[5])
+    assert not any(lines[6:])
+
+
+def test_live_completion_coloured_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = terminal(monkeypatch)
+    display = Display(8)
+    display.started(0, 4)
+    tokens = {"text": ["1", "\n[red]", "7"], "weight": [0.0, 1.0, 2.5]}
+    display.completion({"prompt": "What is 8 + 9?", "completion": "17", "rewards": {"a": 1.0}, "tokens": tokens})
+    display.step(record(1, 0.25, 2.0))
+    display.close()
+    lines = screen(output.getvalue())
+    assert lines[5] == "What is 8 + 9? 1·[red]7  reward 1, weights 0.00 1.00 2.50"
+    backgrounds = re.findall(r"48;(?:2|5);([\d;]+)m(\S)", output.getvalue())
+    assert len({colour for colour, _ in backgrounds}) == 3, "each of three weights has a colour of its own"
+
+
+def test_live_completion_without_tokens_and_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = terminal(monkeypatch)
+    display = Display(8)
+    display.started(0, 4)
+    display.completion({"prompt": "", "completion": "x" * 500, "rewards": {}})
+    display.step(record(1, 0.25, 2.0))
+    display.close()
+    text = "".join(screen(output.getvalue())[5:])
+    assert "x" * 160 in text.replace(" ", "") and "x" * 161 not in text and "…" in text
 
 
 def test_live_panel_survives_values_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +118,7 @@ def test_evaluations_leave_one_line_each(monkeypatch: pytest.MonkeyPatch) -> Non
     lines = [line for line in screen(output.getvalue()) if line]
     assert lines[0] == "measuring accuracy before training: 12/12 completions"
     assert lines[1].startswith("step 1/1")
-    assert lines[5:] == ["measuring accuracy after training: 12/12 completions", "done"]
+    assert lines[6:] == ["measuring accuracy after training: 12/12 completions", "done"]
 
 
 def test_without_a_terminal_each_step_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,8 +146,9 @@ def test_a_run_on_a_terminal(work: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     lines = [line for line in screen(output.getvalue()) if line]
     assert lines[0].startswith("covgrpo: ../tiny on own.tasks:letters, gaussian, 2 steps")
     assert lines[1] == "measuring accuracy before training: 12/12 completions"
-    assert [line.split()[0] for line in lines[2:6]] == ["step", "reward", "entropy", "covariance"]
+    assert [line.split()[0] for line in lines[2:7]] == ["step", "reward", "entropy", "cov", "speed"]
     assert "step 2/2" in lines[2]
-    assert lines[6] == "measuring accuracy after training: 12/12 completions"
-    assert lines[7].startswith("accuracy, greedy (held-out, n=4) ")
-    assert lines[-1] == "next: covgrpo eval out   or load out/model with transformers"
+    after = lines.index("measuring accuracy after training: 12/12 completions")
+    assert "weights " in " ".join(lines[7:after]), "a completion with the weights of its tokens"
+    assert lines[after + 1].startswith("accuracy, greedy (held-out, n=4) ")
+    assert lines[-1] == "next: covgrpo report out   or load out/model with transformers"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import trl.trainer.grpo_trainer
-from exactness_cases import DISTRIBUTED, SCHEMES, run
+from exactness_cases import DISTRIBUTED, SCHEMES, STOCK, run
 from trl_runs import relative
 
 pytestmark = pytest.mark.slow
@@ -33,6 +33,14 @@ def assert_same(actual, expected):
     for a, b in zip(actual["gradients"], expected["gradients"], strict=True):
         assert relative(a, b) < 1e-5
     assert relative(actual["weights"], expected["weights"]) < 1e-5
+    assert_same_metrics(actual["metrics"], expected["metrics"])
+
+
+def assert_same_metrics(actual, expected):
+    """Token metrics of each step; of stock TRL, which has none but its mean of means, none are compared."""
+    for found, wanted in zip(actual, expected, strict=True):
+        if "cov/mean" in found and "cov/mean" in wanted:
+            assert found == pytest.approx(wanted, rel=1e-3, abs=2e-5)
 
 
 VARIANTS = {
@@ -140,4 +148,26 @@ def two_processes(tmp_path_factory):
 def test_two_processes_are_one(two_processes, baseline, index, engine):
     scheme, scope, options = DISTRIBUTED[index]
     kept = {name: value for name, value in options.items() if name not in ("size", "steps_per_generation")}
-    assert_same(two_processes(engine)[index], baseline(scheme, scope, **kept))
+    # Without weights, stock TRL itself is the baseline.
+    assert_same(two_processes(engine)[index], baseline(STOCK if scheme == "none" else scheme, scope, **kept))
+
+
+CELLS = {
+    **{name: options for name, options in VARIANTS.items() if name != "stock path"},
+    "all at once": {},
+    **SMALLER_GENERATIONS,
+    "a generation of two steps": {"size": 4, "steps_per_generation": 8},
+    "two updates a generation": {"size": 4, "num_iterations": 2},
+    "few advantages": {"size": 4, "sparse": True},
+    "truncated completions masked": {"size": 4, "mask_truncated_completions": True},
+}
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "bnpo", "dr_grpo"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_fast_path_gives_the_gradients_of_stock_trl(tmp_path, cell, loss_type):
+    """Cell by cell against TRL's own trainer on the same rollouts, with the same normalisers."""
+    theirs = run(tmp_path / "a", STOCK, "group", loss_type=loss_type, **CELLS[cell])
+    mine = run(tmp_path / "b", "none", "group", loss_type=loss_type, **CELLS[cell])
+    assert set(mine["first_use"].values()) == {None}, "the fast path was not taken"
+    assert_same(mine, theirs)

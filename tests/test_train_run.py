@@ -40,6 +40,7 @@ def addition(here: Path) -> tuple[Path, str]:
 def test_run_folder(addition: tuple[Path, str]) -> None:
     run, _ = addition
     names = {"config.json", "environment.json", "metrics.jsonl", "samples.jsonl", "eval.json", "model", "checkpoint-3"}
+    names |= {"tokens.jsonl", "histograms.jsonl"}
     assert names <= {path.name for path in run.iterdir()}
     records = metrics(run)
     assert [record["step"] for record in records] == [1, 2, 3]
@@ -88,7 +89,7 @@ def test_output_is_plain_lines(addition: tuple[Path, str]) -> None:
     assert lines[6].startswith("entropy of the policy, nats a token ")
     assert lines[7:] == [
         f"run folder: {run.name} (model, metrics.jsonl, samples.jsonl, config.json)",
-        f"next: covgrpo eval {run.name}   or load {run.name}/model with transformers",
+        f"next: covgrpo report {run.name}   or load {run.name}/model with transformers",
     ]
 
 

@@ -1,22 +1,19 @@
 """Time the parts of a training step; nothing of what is computed changes."""
 
 import time
-from collections import defaultdict
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
-from trl import GRPOTrainer
 
 from covgrpo.bench.case import PHASES
+from covgrpo.trl.timing import PhaseTimes
 
 
-class TimedPhases(GRPOTrainer):
-    """Mix-in for a ``GRPOTrainer`` that adds up seconds by phase and can be handed another trainer's completions."""
+class TimedPhases(PhaseTimes):
+    """Mix-in for a ``GRPOTrainer`` that can be handed another trainer's completions, beside the seconds by phase."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.drawn: list[list[int]] = []
         self.num_drawn_tokens = 0  # that the trainer sampled itself, handed completions or not
         self.handed: list[list[int]] | None = None
@@ -24,9 +21,7 @@ class TimedPhases(GRPOTrainer):
         self.rewards: Any = None
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
         result = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        self.seconds["sampling"] += time.perf_counter() - started
         self.num_drawn_tokens = sum(map(len, result[0]))
         if self.handed is not None:
             # Sampled and timed as ever, then set aside: the update is on the same tokens on both sides.
@@ -36,23 +31,8 @@ class TimedPhases(GRPOTrainer):
         return result
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
         self.rewards = super()._calculate_rewards(*args, **kwargs)
-        self.seconds["reward"] += time.perf_counter() - started
         return self.rewards
-
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if not torch.is_grad_enabled():
-            self.seconds["scoring"] += time.perf_counter() - started
-        return result
-
-    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        result = super()._prepare_inputs(*args, **kwargs)
-        self.seconds["preparing"] += time.perf_counter() - started
-        return result
 
 
 class StepGate(TrainerCallback):

@@ -5,6 +5,7 @@ from typing import Any
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 24
+_QUESTION, _COMPLETION, _WEIGHTS = 40, 160, 6  # characters and numbers shown of a completion
 
 
 def sparkline(values: list[float], low: float, high: float) -> str:
@@ -41,6 +42,8 @@ class Display:
         self.completions = completions_per_step
         self.rewards: list[float] = []
         self.entropies: list[float] = []
+        self.tails: list[float] = []
+        self.sample: dict[str, Any] | None = None
         self.walls: list[float] = []
         self.steps = 0
 
@@ -58,6 +61,7 @@ class Display:
         """Show one step's metrics."""
         self.rewards.append(record.get("reward") or 0.0)
         self.entropies.append(record.get("entropy") or 0.0)
+        self.tails.append(record.get("cov/pos_0.01") or 0.0)
         self.walls.append(record["time/wall"])
         recent = sorted(self.walls[-10:])
         left = (self.steps - record["step"]) * recent[len(recent) // 2]
@@ -66,6 +70,10 @@ class Display:
             self.message(self._line(record, speed, left))
         else:
             self.live.update(self._panel(record, speed, left))
+
+    def completion(self, sample: dict[str, Any]) -> None:
+        """Show this completion, a record of ``samples.jsonl``, from the next step on; on a terminal only."""
+        self.sample = sample
 
     def evaluating(self, what: str, done: int, total: int) -> None:
         """Show the progress of an evaluation, in one line that redraws itself; on a terminal only."""
@@ -99,6 +107,7 @@ class Display:
         )
 
     def _panel(self, record: dict[str, Any], speed: float, left: float) -> Any:
+        from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -113,8 +122,40 @@ class Display:
         entropies = sparkline(self.entropies, 0, _top(self.entropies, 0.0))
         table.add_row("entropy", f"[cyan]{entropies}[/]", f"{self.entropies[-1]:.3f} nats")
         table.add_row(
-            "covariance",
-            f"sigma {record.get('cov/sigma') or 0.0:.2f}, top 1 % above {record.get('cov/top_0.01') or 0.0:.2f}",
-            f"{speed:.0f} tok/s",
+            "cov tail",
+            f"[magenta]{sparkline(self.tails, 0, _top(self.tails, 0.0))}[/]",
+            f"{self.tails[-1]:.2f} (sigma {record.get('cov/sigma') or 0.0:.2f})",
         )
-        return table
+        table.add_row("speed", f"{speed:.0f} tok/s", f"grad_norm {record.get('grad_norm') or 0.0:.2f}")
+        return Group(table, *([coloured(self.sample)] if self.sample else []))
+
+
+def coloured(sample: dict[str, Any]) -> Any:
+    """A completion with its tokens coloured by weight: red below 1, blue above; in one or two lines."""
+    from rich.style import Style
+    from rich.text import Text
+
+    text = Text(f"{_one_line(sample.get('prompt', ''))[-_QUESTION:]} ", style="dim")
+    tokens = sample.get("tokens") or {"text": [sample.get("completion", "")], "weight": [1.0]}
+    left = _COMPLETION
+    for token, weight in zip(tokens["text"], tokens["weight"], strict=True):
+        shown = _one_line(token)[:left]
+        left -= len(shown)
+        text.append(shown, Style(color="white", bgcolor=_shade(weight)))
+        if left <= 0:
+            text.append("…")
+            break
+    reward = sum(value or 0.0 for value in sample.get("rewards", {}).values())
+    text.append(f"  reward {reward:.2g}, weights ", style="dim")
+    return text.append(" ".join(f"{weight:.2f}" for weight in tokens["weight"][:_WEIGHTS]), style="dim")
+
+
+def _shade(weight: float) -> str:
+    """Background of a token: dark for weight 1, red towards 0, blue towards 2 and above."""
+    strength = min(1.0, abs(weight - 1.0)) if math.isfinite(weight) else 1.0
+    strong, weak = round(40 + 160 * strength), round(40 * (1 - strength) + 20)
+    return f"rgb({strong},{weak},{weak})" if weight < 1 else f"rgb({weak},{weak + 20},{strong})"
+
+
+def _one_line(text: str) -> str:
+    return "".join(ch if ch.isprintable() else "·" for ch in text)

@@ -52,7 +52,7 @@ def _train(options: TrainOptions, args: argparse.Namespace) -> int:
         f"covgrpo: {options.model} on {options.task}, {options.weighting or options.method}, {options.steps} steps of "
         f"{options.prompts_per_step} x {options.num_generations} completions, seed {options.seed}"
     )
-    watcher = Watcher(display.message, display.started, display.step, display.evaluating)
+    watcher = Watcher(display.message, display.started, display.step, display.completion, display.evaluating)
     try:
         result = run_training(options, watcher)
     finally:
@@ -78,7 +78,7 @@ def _report(result: Any, options: TrainOptions, args: argparse.Namespace) -> lis
     else:
         model = result.folder / "model"
         lines.append(f"run folder: {result.folder} (model, metrics.jsonl, samples.jsonl, config.json)")
-        lines.append(f"next: covgrpo eval {result.folder}   or load {model} with transformers")
+        lines.append(f"next: covgrpo report {result.folder}   or load {model} with transformers")
     return lines
 
 

@@ -1,8 +1,9 @@
 """The folder of a run, readable without covgrpo: JSON objects, one JSON object a line, and model folders.
 
-``config.json`` (what the run was asked to do), ``environment.json`` (what it ran on), ``metrics.jsonl`` and
-``samples.jsonl`` (one record a line, each with its ``step``), ``checkpoint-N/``, ``model/`` (the end result), and
-``resume-N.json`` (configuration and environment of the N-th resumption). Standard library only.
+``config.json`` (what the run was asked to do), ``environment.json`` (what it ran on), ``metrics.jsonl``,
+``samples.jsonl``, ``tokens.jsonl`` and ``histograms.jsonl`` (one record a line, each with its ``step``),
+``checkpoint-N/``, ``model/`` (the end result), and ``resume-N.json`` (configuration and environment of the N-th
+resumption). Standard library only.
 """
 
 import json
@@ -90,6 +91,16 @@ class RunFolder:
         return self.path / "samples.jsonl"
 
     @property
+    def tokens(self) -> Path:
+        """Path of ``tokens.jsonl``."""
+        return self.path / "tokens.jsonl"
+
+    @property
+    def histograms(self) -> Path:
+        """Path of ``histograms.jsonl``."""
+        return self.path / "histograms.jsonl"
+
+    @property
     def model(self) -> Path:
         """Path of the final model's folder."""
         return self.path / "model"
@@ -114,6 +125,14 @@ class RunFolder:
         """Appends records to samples.jsonl, flushed. Raises as ``write_json``."""
         self._append(self.samples, records)
 
+    def append_tokens(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Appends records to tokens.jsonl, flushed. Raises as ``write_json``."""
+        self._append(self.tokens, records)
+
+    def append_histograms(self, record: Mapping[str, Any]) -> None:
+        """Appends one record to histograms.jsonl, flushed. Raises as ``write_json``."""
+        self._append(self.histograms, [record])
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, in order; none if there is no such file.
 
@@ -125,14 +144,14 @@ class RunFolder:
         return [record for record, _ in _records(self.metrics)]
 
     def truncate_after(self, step: int) -> None:
-        """Drops records with a ``step`` above ``step`` from metrics.jsonl and samples.jsonl, each file atomically.
+        """Drops records with a ``step`` above ``step`` from the JSON-lines files, each file atomically.
 
         For going on from checkpoint ``step``. Records without a step stay; a torn last line goes.
 
         Raises:
             UserError: a damaged line before the last, no space or no permission.
         """
-        for path in (self.metrics, self.samples):
+        for path in self._record_files():
             if path.exists():
                 self._rewrite(path, lambda record: (record.get("step") or 0) <= step)
 
@@ -158,13 +177,16 @@ class RunFolder:
                 path.unlink(missing_ok=True)
             self.path.rmdir()
 
+    def _record_files(self) -> tuple[Path, ...]:
+        return self.metrics, self.samples, self.tokens, self.histograms
+
     def _rewrite(self, path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
         with _named_errors(self.path), _replacing(path) as file:
             file.writelines(line + "\n" for record, line in _records(path) if keep(record))
 
     def _mend_ends(self) -> None:
         """Drops torn last lines: the next record would be appended to them."""
-        for path in (self.metrics, self.samples):
+        for path in self._record_files():
             if path.exists() and not path.read_bytes().endswith(b"\n"):
                 self._rewrite(path, lambda record: True)
 

@@ -83,6 +83,10 @@ class TrainOptions:
     seed: int = option(0, "Seed of everything.", "run")
     save_steps: int = option(50, "Steps between checkpoints.", "run")
     samples_per_step: int = option(4, "Completions a step kept in samples.jsonl.", "run")
+    tokens_per_step: int = option(16, "Most damped tokens of a step kept in tokens.jsonl.", "run")
+    entropy_probe_steps: int = option(
+        0, "Steps between measurements of what an update does to the entropy; 0: none. Costs two forward passes.", "run"
+    )
     evaluate: bool = option(False, "Measure accuracy on held-out problems before and after.", "run")
     eval_problems: int = option(100, "Held-out problems at most.", "run")
     eval_samples: int = option(4, "Sampled completions for each held-out problem.", "run")
@@ -109,8 +113,8 @@ class TrainOptions:
         least = {
             "steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "num_iterations": 1,
             "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
-            "eval_samples": 1, "warmup_steps": 0, "seed": 0, "threads": 1, "micro_batch_size": 1, "weight_decay": 0,
-            "beta": 0,
+            "tokens_per_step": 0, "entropy_probe_steps": 0, "eval_samples": 1, "warmup_steps": 0, "seed": 0,
+            "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0,
         }  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""Writes a run's records while TRL trains: metrics, samples, and what a signal asks for."""
+"""Writes a run's records while TRL trains: metrics, samples, tokens, and what a signal asks for."""
 
 import math
 import signal
@@ -10,9 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from covgrpo.metrics import StepTokens
 from covgrpo.runs.folder import RunFolder
+from covgrpo.runs.token_records import completion_record, histogram_record, token_records
 
-_OF_ROLLOUT = ("reward", "completions/", "frac_reward_zero_std", "verifier/", "cov/", "weight/")
+_OF_ROLLOUT = ("reward", "completions/", "frac_reward_zero_std", "verifier/")
 StepListener = Callable[[dict[str, Any]], None]
 
 
@@ -42,13 +44,16 @@ class StopRequest:
 
 @dataclass
 class RunRecorder(TrainerCallback):
-    """One line in metrics.jsonl for each step, a few completions in samples.jsonl.
+    """One line in metrics.jsonl and histograms.jsonl for each step, a few completions in samples.jsonl, a few tokens in
+    tokens.jsonl.
 
     Args:
         run: where to write; ``None`` on processes that are not the first.
         stop: checked at the end of each step.
         samples_per_step: completions kept.
         on_step: called with each metrics record.
+        tokens_per_step: tokens kept, those with the smallest weight.
+        on_completion: called with the step's kept completion of the largest advantage.
 
     """
 
@@ -56,6 +61,8 @@ class RunRecorder(TrainerCallback):
     stop: StopRequest
     samples_per_step: int
     on_step: StepListener
+    tokens_per_step: int = 16
+    on_completion: StepListener = lambda sample: None
     trainer: Any = None
     _since: float = field(default_factory=time.perf_counter)
     _kept_step: int = -1
@@ -73,12 +80,13 @@ class RunRecorder(TrainerCallback):
         if self.run is None or not logs or "loss" not in logs:
             return
         now = time.perf_counter()
-        # A step that reuses a rollout batch has that batch's rewards and covariances.
+        # A step that reuses a rollout batch has that batch's rewards.
         self._keep_rollout(logs)
         record = {"step": state.global_step, **self._rollout, **logs, "time/wall": now - self._since}
         self._since = now
         self.run.append_metrics(record)
         self._record_samples(state.global_step)
+        self._record_tokens(state.global_step)
         self.on_step(record)
         # transformers saves after this, so that a signal since the step's end is still in time
         self.on_step_end(args, state, control)
@@ -110,9 +118,27 @@ class RunRecorder(TrainerCallback):
                     "completion": _last_content(logs["completion"][index]),
                     "rewards": {name: _finite(values[index]) for name, values in rewards.items()},
                     "advantage": _finite(logs["advantages"][index]),
+                    **self._tokens_of(index),
                 }
             )
         self.run.append_samples(records)
+        self.on_completion(max(records, key=lambda record: abs(record["advantage"] or 0.0)))
+
+    def _tokens_of(self, index: int) -> dict[str, Any]:
+        """The tokens of a completion of the latest rollout batch, where this step trained on it."""
+        tokens: StepTokens | None = getattr(self.trainer, "step_tokens", None)
+        if tokens is None:
+            return {}
+        size = self.trainer.args.generation_batch_size
+        latest = int(tokens.row.max()) // size * size if len(tokens) else 0
+        return completion_record(tokens, latest + index, self.trainer.processing_class)
+
+    def _record_tokens(self, step: int) -> None:
+        tokens: StepTokens | None = getattr(self.trainer, "step_tokens", None)
+        if self.run is None or tokens is None or len(tokens) == 0:
+            return
+        self.run.append_histograms(histogram_record(step, tokens))
+        self.run.append_tokens(token_records(step, tokens, self.tokens_per_step, self.trainer.processing_class))
 
 
 def _last_content(messages: Any) -> str:

@@ -18,7 +18,8 @@ from covgrpo.tasks import Problem, PromptFormat, Task, load_task
 
 # What a resumed run may be told differently: where and how far it goes, not what it computes.
 _MAY_CHANGE = RESUME_IGNORES | {
-    *("options.resume", "options.output", "options.report_to", "options.threads", "options.steps", "trainer")
+    *("options.resume", "options.output", "options.report_to", "options.threads", "options.steps", "trainer"),
+    *("options.samples_per_step", "options.tokens_per_step", "options.entropy_probe_steps"),
 }
 
 _FULL_BYTES = 1 << 20  # free space of a disk that counts as full
@@ -27,7 +28,7 @@ _FULL_BYTES = 1 << 20  # free space of a disk that counts as full
 _PASSED_ON = (
     *("fast_path", "num_generations", "max_completion_length", "temperature"),
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta2", "max_grad_norm"),
-    *("beta", "num_iterations", "save_steps", "bf16"),
+    *("beta", "num_iterations", "save_steps", "bf16", "entropy_probe_steps"),
 )
 # Likewise, and decided by the method where they are not given.
 _METHODS_OWN = ("weighting", "weighting_scope", "loss_type")
@@ -50,6 +51,7 @@ class Watcher:
     message: Callable[[str], None] = print
     started: Callable[[int, int], None] = lambda step, steps: None
     step: Callable[[dict[str, Any]], None] = lambda record: None
+    completion: Callable[[dict[str, Any]], None] = lambda sample: None
     evaluating: Callable[[str, int, int], None] = lambda what, done, total: None
 
 
@@ -246,7 +248,10 @@ class _Session:
             self.data.task.verifier, num_workers=options.verifier_workers, timeout_s=options.verifier_timeout
         ) as pool:
             result.before = self._evaluate("before", model, tokenizer, pool)
-            recorder = RunRecorder(self.run, stop, options.samples_per_step, self.watcher.step)
+            recorder = RunRecorder(
+                self.run, stop, options.samples_per_step, self.watcher.step, options.tokens_per_step,
+                self.watcher.completion,
+            )  # fmt: skip
             trainer = self._trainer(model, tokenizer, pool, recorder)
             result.step = _step_of(checkpoint)
             self.watcher.started(result.step, options.steps)

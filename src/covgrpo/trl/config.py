@@ -32,13 +32,18 @@ class CovGRPOConfig(GRPOConfig):
             the update. Exact; falls back to TRL's own path, and says so, where it cannot be used. `False` restores
             TRL's path everywhere: with `weighting="none"` the loss is then TRL's to the last bit.
 
+        entropy_probe_steps (`int`, defaults to `0`):
+            Above 0: every so many optimizer steps, measure what the update did to the entropy of its own tokens, at
+            the cost of two forward passes without gradient and a copy of the weights on that step.
+
     Defaults that follow the machine, each only where it is not given:
         `use_cpu` is `True` without an accelerator; `bf16` is `True` where the GPU, or the CPU (AVX512-BF16, AMX), has
         bfloat16 arithmetic; `gradient_checkpointing` is `False` on a CPU and TRL's `True` elsewhere (it excludes the
         shared prompt in the update, as no cache is kept).
 
     Raises:
-        ValueError: an unknown weighting, hyperparameter or scope; or what TRL's config raises.
+        ValueError: an unknown weighting, hyperparameter or scope, a negative number of steps; or what TRL's config
+            raises.
     """
 
     use_cpu: bool | None = field(
@@ -65,6 +70,10 @@ class CovGRPOConfig(GRPOConfig):
         default=True,
         metadata={"help": "Prompts once per group, zero-advantage completions left out of the update; exact."},
     )
+    entropy_probe_steps: int = field(
+        default=0,
+        metadata={"help": "Steps between measurements of what an update does to the entropy; 0: none. Costs 2 passes."},
+    )
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "weighting_kwargs"]
 
@@ -80,4 +89,6 @@ class CovGRPOConfig(GRPOConfig):
         if self.weighting_scope not in WEIGHTING_SCOPES:
             known = ", ".join(WEIGHTING_SCOPES)
             raise ValueError(f"unknown weighting_scope {self.weighting_scope!r}; known: {known}.")
+        if self.entropy_probe_steps < 0:
+            raise ValueError(f"entropy_probe_steps is {self.entropy_probe_steps}; it must be at least 0.")
         get_weighting(self.weighting, **(self.weighting_kwargs or {}))

@@ -1,6 +1,5 @@
 """Rollouts: TRL's sampling seam, served by our sampler where it knows every option that is set."""
 
-import time
 from typing import Any
 
 import torch
@@ -62,17 +61,13 @@ class SharedPromptSampling(GRPOTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[list[list[int]], list[list[float]] | None]:
-        started = time.perf_counter()
         if self._sampler_serves(images, multimodal_fields):
             self._samples = self._sample(prompt_ids)
-            result = self._samples.token_ids, self._samples.logps
-        else:
-            self._samples = None
-            result = super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
-            )
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["time/sampling"].append(time.perf_counter() - started)
+            return self._samples.token_ids, self._samples.logps
+        self._samples = None
+        result: tuple[list[list[int]], list[list[float]] | None] = super()._generate_single_turn(
+            prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
+        )
         return result
 
     def _sampler_serves(self, images: Any, multimodal_fields: dict[str, Any]) -> bool:

@@ -6,13 +6,16 @@ from typing import Any
 from trl import GRPOTrainer
 
 from covgrpo.trl.config import CovGRPOConfig
+from covgrpo.trl.diagnostics import TokenDiagnostics
 from covgrpo.trl.penalty import TokenPenalty
 from covgrpo.trl.resume import ExactResume
 from covgrpo.trl.scoring import SharedPromptScoring
 from covgrpo.trl.windows import OptimizerStepWindows
 
 
-class CovGRPOTrainer(TokenPenalty, OptimizerStepWindows, SharedPromptScoring, ExactResume, GRPOTrainer):
+class CovGRPOTrainer(
+    TokenDiagnostics, TokenPenalty, OptimizerStepWindows, SharedPromptScoring, ExactResume, GRPOTrainer
+):
     """Drop-in for :class:`trl.GRPOTrainer` (arXiv 2605.11538); takes the same arguments.
 
     ```python
@@ -54,3 +57,9 @@ class CovGRPOTrainer(TokenPenalty, OptimizerStepWindows, SharedPromptScoring, Ex
         if not isinstance(args, CovGRPOConfig):
             raise TypeError(f"args must be a CovGRPOConfig, got {type(args).__name__}: swap that name as well.")
         super().__init__(model, reward_funcs, args, **kwargs)
+        self.entropy_probe_steps = args.entropy_probe_steps
+        if self.entropy_probe_steps and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                f"entropy_probe_steps is {self.entropy_probe_steps}; it cannot be used where FSDP or DeepSpeed shards "
+                "the parameters."
+            )

@@ -15,8 +15,8 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from covgrpo.core import get_weighting, token_covariance
 from covgrpo.core.noise import token_noise
-from covgrpo.core.summary import summarise
 from covgrpo.core.weighting.none import NoWeighting
+from covgrpo.trl.gathering import gather_rows, local_part, row_keys
 from covgrpo.trl.rollouts import SharedPromptSampling
 
 # Rewards of one group that differ by no more than this fraction of the largest are equal (sums in float32).
@@ -58,19 +58,12 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
         batch["rollout_step"] = torch.tensor(self.state.global_step)
         self._attach_rollout_scores(batch)
         if self._weighs:
-            num_rows = len(inputs)
-            start = self.accelerator.process_index * num_rows
-            row = torch.arange(start, start + num_rows, device=batch["advantages"].device)
             # What the rows need to know of themselves once they are shuffled and split.
             batch["rollout_logps"] = self._rollout_logps(batch)
-            # A row's place among all rollouts of the run, however many make a generation batch.
-            generation = self._step // (self.args.steps_per_generation * self.num_iterations)
-            batch["row_key"] = row + generation * self.args.generation_batch_size
-            batch["advantages"] = batch["advantages"].masked_fill(self._constant_reward_rows(num_rows), 0.0)
+            batch["row_key"] = row_keys(self, len(inputs))
+            batch["advantages"] = batch["advantages"].masked_fill(self._constant_reward_rows(len(inputs)), 0.0)
             if self.args.weighting_scope == "group":
-                self._weigh(batch, row // self.num_generations)
-        elif "rollout_logps" in batch:
-            self._log_covariance(batch)
+                self._weigh(batch, batch["row_key"] // self.num_generations)
         return batch
 
     def _attach_rollout_scores(self, batch: dict[str, Any]) -> None:
@@ -118,41 +111,18 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
     def _weigh(self, batch: dict[str, Any], ids: Tensor) -> None:
         """Weigh ``batch["advantages"]`` (B,) -> (B, T); rows with equal ``ids``, on any process, share statistics.
 
-        A penalising scheme also leaves its coefficients in ``batch["kl_penalty"]`` (B, T).
+        What was weighted stays in ``unweighted`` (B,), the weights in ``token_weights`` and the covariances in
+        ``token_cov`` (B, T); a penalising scheme also leaves its coefficients in ``kl_penalty`` (B, T).
         """
-        num_rows, length = batch["rollout_logps"].shape
-        rows = self._gathered(batch, ids)
-        arguments = [rows[name] for name in ("rollout_logps", "advantages", "mask", "ids")]
+        logps = batch["rollout_logps"]
+        rows = gather_rows(self.accelerator, batch, logps, ids)
+        arguments = [rows[name] for name in ("logps", "advantages", "mask", "ids")]
+        batch["token_cov"] = local_part(self.accelerator, token_covariance(*arguments), logps)
         if getattr(self.weighting, "needs_noise", False):
             arguments.append(token_noise(self.args.seed, rows["row_key"], rows["mask"].shape[1]))
-        weights = self.weighting(*arguments)
-        self._log_summary(rows, weights)
-        start = self.accelerator.process_index * num_rows
-        local = (slice(start, start + num_rows), slice(length))
-        batch["advantages"] = batch["advantages"][:, None] * weights[local]
+        batch["token_weights"] = local_part(self.accelerator, self.weighting(*arguments), logps)
+        batch["unweighted"] = batch["advantages"]
+        batch["advantages"] = batch["advantages"][:, None] * batch["token_weights"]
         if self._penalises:
-            batch["kl_penalty"] = self.weighting.penalties(*arguments)[local]  # type: ignore[attr-defined]
-
-    def _log_covariance(self, batch: dict[str, Any]) -> None:
-        """Log the covariances of a batch that is not weighted, where its log-probs are at hand."""
-        num_rows = len(batch["advantages"])
-        start = self.accelerator.process_index * num_rows
-        row = torch.arange(start, start + num_rows, device=batch["advantages"].device)
-        rows = self._gathered(batch, row // self.num_generations)
-        self._log_summary(rows, rows["mask"])
-
-    def _log_summary(self, rows: dict[str, Tensor], weights: Tensor) -> None:
-        c = token_covariance(rows["rollout_logps"], rows["advantages"], rows["mask"], rows["ids"])
-        for name, value in summarise(c, weights, rows["mask"]).items():
-            self._metrics["train"][name].append(value)
-
-    def _gathered(self, batch: dict[str, Any], ids: Tensor) -> dict[str, Tensor]:
-        """The rows of all processes, in the order of the processes, padded to one length."""
-        mask = batch["completion_mask"]
-        mask = mask * batch["tool_mask"] if "tool_mask" in batch else mask
-        gather, pad = self.accelerator.gather, self.accelerator.pad_across_processes
-        rows = {"rollout_logps": pad(batch["rollout_logps"], dim=1), "mask": pad(mask, dim=1)}
-        rows.update(advantages=batch["advantages"], ids=ids)
-        if "row_key" in batch:
-            rows["row_key"] = batch["row_key"]
-        return {name: gather(value) for name, value in rows.items()}
+            penalties = self.weighting.penalties(*arguments)  # type: ignore[attr-defined]
+            batch["kl_penalty"] = local_part(self.accelerator, penalties, logps)

@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 from covgrpo.trl.weighting import TokenWeightedAdvantages
 
 _NEEDED = ("rollout_logps", "advantages", "completion_mask", "tool_mask", "row_key")
+_RESULTS = ("advantages", "token_weights", "token_cov", "kl_penalty")
 
 
 class OptimizerStepWindows(TokenWeightedAdvantages, GRPOTrainer):
@@ -45,7 +46,7 @@ class OptimizerStepWindows(TokenWeightedAdvantages, GRPOTrainer):
             self._step = self._window_start
         # A micro-batch comes again with `num_iterations` above 1; its weights stay those of its first step.
         distinct = list({id(micro): micro for micro in planned}.values())
-        if any("unweighted" not in micro for micro in distinct):
+        if any("token_weights" not in micro for micro in distinct):
             self._weigh_together(distinct)
         return planned
 
@@ -56,12 +57,16 @@ class OptimizerStepWindows(TokenWeightedAdvantages, GRPOTrainer):
         length = max(micro["rollout_logps"].shape[1] for micro in micro_batches)
         whole = {name: torch.cat([_padded(micro[name], length) for micro in micro_batches]) for name in names}
         whole["advantages"] = torch.cat([micro["unweighted"] for micro in micro_batches])
-        sizes = [len(micro["unweighted"]) for micro in micro_batches]
         self._weigh(whole, torch.zeros_like(whole["row_key"]))
-        for name in ("advantages", "kl_penalty"):
-            for micro, rows in zip(micro_batches, whole[name].split(sizes) if name in whole else (), strict=False):
-                if micro["advantages"].dim() == 1 or name not in micro:
-                    micro[name] = rows[:, : micro["rollout_logps"].shape[1]]
+        parts = {
+            name: whole[name].split([len(micro["unweighted"]) for micro in micro_batches])
+            for name in _RESULTS
+            if name in whole
+        }
+        for index, micro in enumerate(micro_batches):
+            if "token_weights" not in micro:  # else its first step has decided
+                width = micro["rollout_logps"].shape[1]
+                micro.update({name: rows[index][:, :width] for name, rows in parts.items()})
 
 
 def _padded(values: torch.Tensor, length: int) -> torch.Tensor:

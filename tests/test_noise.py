@@ -1,4 +1,4 @@
-"""The token noise and the summary of covariances against plain loops."""
+"""The token noise against plain loops."""
 
 import math
 
@@ -7,12 +7,9 @@ import reference
 import torch
 from core_cases import (
     F64,
-    INF,
-    NAN,
 )
 
 from covgrpo.core.noise import token_noise
-from covgrpo.core.summary import summarise
 
 # --- token noise ------------------------------------------------------------------------------------------
 
@@ -115,65 +112,3 @@ def test_neighbouring_token_noise_is_uncorrelated(lag):
     assert correlation(numbers[lag:], numbers[:-lag]) < limit  # rows
     assert correlation(noise_of(2024 + lag, range(500), 200), numbers) < limit  # seeds
     assert correlation(noise_of(2024, range(lag << 32, (lag << 32) + 500), 200), numbers) < limit  # rollout batches
-
-
-# --- summary ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tokens", [1, 2, 4, 5, 6, 99, 100, 101, 9_999, 10_000, 10_001, 20_000, 20_001])
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_summary_equals_reference(tokens, dtype):
-    torch.manual_seed(tokens)
-    width = 7
-    mask = torch.zeros(tokens // 5 + 1, width, dtype=torch.bool)
-    mask.view(-1)[torch.randperm(mask.numel())[:tokens]] = True
-    assert mask.sum() == tokens
-    c = torch.where(mask, torch.randn(mask.shape), NAN).to(dtype)
-    weights = torch.where(mask, torch.rand(mask.shape) ** 4, INF).to(dtype)
-    expected_summary = reference.summary(c.tolist(), weights.tolist(), mask.tolist())
-    for as_given in (mask, mask.long(), mask.float()):
-        summary = summarise(c, weights, as_given)
-        assert list(summary) == list(expected_summary)
-        assert all(type(value) is float for value in summary.values())
-        for key, value in expected_summary.items():
-            exact = key.startswith(("cov/top", "cov/bottom", "weight/min"))
-            assert summary[key] == (value if exact else pytest.approx(value, rel=1e-12, abs=1e-15)), key
-
-
-def test_summary_of_golden_values():
-    c = torch.tensor([[4.0, -2.0, 1.0], [0.0, 2.0, NAN]])
-    weights = torch.tensor([[0.0, 1.0, 1.0], [2.0, 1.0, 7.0]])
-    summary = summarise(c, weights, torch.tensor([[1, 1, 1], [1, 1, 0]]))
-    # mean 1; deviations 3 -3 0 -1 1: 20 / 5 = 4.  ess: 5^2 / (5 * 7)
-    assert summary == pytest.approx(
-        {
-            "cov/mean": 1.0,
-            "cov/sigma": 2.0,
-            "cov/top_0.0001": 4.0,
-            "cov/bottom_0.0001": -2.0,
-            "cov/top_0.01": 4.0,
-            "cov/bottom_0.01": -2.0,
-            "cov/top_0.2": 4.0,
-            "cov/bottom_0.2": -2.0,
-            "weight/min": 0.0,
-            "weight/ess": 5 / 7,
-        }
-    )
-
-
-def test_summary_tails_count_tokens_without_rounding_error():
-    # k = ceil(f N) in integers, also at every N of which f is a whole number of tokens
-    for fraction, one_in in ((0.0001, 10_000), (0.01, 100), (0.2, 5)):
-        for n in [*range(1, 300), *range(one_in, 20_001, one_in)]:
-            summary = summarise(torch.arange(n), torch.ones(n), torch.ones(n))
-            k = (n + one_in - 1) // one_in
-            assert summary[f"cov/top_{fraction:g}"] == n - k
-            assert summary[f"cov/bottom_{fraction:g}"] == k - 1
-
-
-def test_summary_of_nothing_and_of_zero_weights():
-    assert summarise(torch.full((2, 3), NAN), torch.zeros(2, 3), torch.zeros(2, 3)) == {}
-    assert summarise(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, 3)) == {}
-    summary = summarise(torch.ones(1, 2), torch.zeros(1, 2), torch.ones(1, 2))
-    assert summary["weight/ess"] == summary["weight/min"] == 0.0
-    assert summary["cov/sigma"] == 0.0 and summary["cov/mean"] == 1.0

@@ -1,0 +1,92 @@
+"""``covgrpo report``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from covgrpo.errors import UserError
+
+_EXAMPLE = """examples:
+  covgrpo report runs/demo
+  covgrpo report runs/grpo-s* runs/gaussian-s* --output comparison.html
+  covgrpo report runs/a="plain GRPO" runs/b=weighted --figures figures --markdown summary.md
+"""
+_FORMATS = ("png", "svg", "pdf")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser(
+        "report",
+        help="explain runs in one HTML file",
+        description="Show runs, finished or not, in one HTML file that needs no network: curves, the covariance tail, "
+        "weights through training, the most damped tokens, completions coloured by weight. Runs that differ in nothing "
+        "but the seed are drawn as one curve with a band.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or FOLDER=LABEL")
+    parser.add_argument(
+        "--output", metavar="FILE", help="HTML file; default: report.html in the run's folder, or here for several runs"
+    )
+    parser.add_argument("--title", metavar="TEXT", help="title of the page; default: the runs' names")
+    parser.add_argument("--markdown", metavar="FILE", help="also write a summary in Markdown")
+    parser.add_argument("--figures", metavar="FOLDER", help="also draw each figure into a folder (needs matplotlib)")
+    parser.add_argument(
+        "--formats", nargs="+", metavar="KIND", default=["png", "svg"], help="of the figures: png, svg, pdf"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report."""
+    from covgrpo.report import collect, html_page, markdown_summary, read_run
+    from covgrpo.runs.options import check_choice
+
+    for kind in args.formats:
+        check_choice("formats", kind, _FORMATS)
+    runs = [read_run(*_folder_and_label(text)) for text in args.runs]
+    content = collect(runs)
+    title = args.title or ", ".join(group.label for group in content.groups)
+    output = Path(args.output) if args.output else _default_output(runs)
+    _write(output, html_page(content, title))
+    print(f"report: {output}")
+    if args.markdown:
+        _write(Path(args.markdown), markdown_summary(content, title))
+        print(f"summary: {args.markdown}")
+    if args.figures:
+        _draw(content, Path(args.figures), args.formats)
+    for text in content.skipped:
+        print(f"left out: {text}")
+    return 0
+
+
+def _folder_and_label(text: str) -> tuple[str, str | None]:
+    """FOLDER or FOLDER=LABEL; a folder whose own name has an equals sign is one."""
+    folder, sign, label = text.rpartition("=")
+    return (folder, label) if sign and label and not Path(text).is_dir() else (text, None)
+
+
+def _default_output(runs: list[Any]) -> Path:
+    return runs[0].path / "report.html" if len(runs) == 1 else Path("report.html")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error
+
+
+def _draw(content: Any, folder: Path, formats: list[str]) -> None:
+    try:
+        from covgrpo.report.figures import save_figures
+    except ImportError as error:
+        raise UserError("--figures needs matplotlib: pip install covgrpo[plot].") from error
+    try:
+        saved = save_figures(content, folder, formats)
+    except OSError as error:
+        raise UserError(f"cannot write figures to {folder} ({(error.strerror or str(error)).lower()}).") from error
+    print(f"figures: {len(saved)} files in {folder}")

@@ -1,0 +1,137 @@
+"""Reads what a run has left behind, however it ended; what cannot be used is skipped and named."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from covgrpo.errors import UserError
+
+_NAMED = 3  # damaged lines that are named one by one, for each file
+
+
+@dataclass
+class RunRecords:
+    """A run's records.
+
+    Args:
+        path: the run's folder.
+        label: what the report calls it.
+        config: ``config.json``, or empty.
+        evaluation: ``eval.json``, or empty.
+        metrics: one record a step, by step; NaN and infinities are ``None``.
+        skipped: what was left out and why, a sentence each.
+
+    """
+
+    path: Path
+    label: str
+    config: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of ``covgrpo train``; empty for another trainer's run."""
+        options = self.config.get("options")
+        return options if isinstance(options, dict) else {}
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed, where it is known."""
+        seed = self.options.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    def records(self, name: str) -> Iterator[dict[str, Any]]:
+        """The records of another JSON-lines file of the folder that have a step, in the order of the file."""
+        return _records(self.path / name, self.skipped.append)
+
+
+def read_run(path: str | Path, label: str | None = None) -> RunRecords:
+    """Read a run folder.
+
+    Raises:
+        UserError: there is no such folder, or it holds no metrics.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no run folder.")
+    if not (folder / "metrics.jsonl").is_file():
+        raise UserError(f"{folder} holds no metrics.jsonl; a report needs the folder of a run.")
+    run = RunRecords(folder, label or folder.resolve().name)
+    run.config = _json_object(folder / "config.json", run.skipped.append)
+    run.evaluation = _json_object(folder / "eval.json", run.skipped.append)
+    # A resumed run may have written a step twice: the later record counts.
+    by_step = {record["step"]: record for record in run.records("metrics.jsonl")}
+    run.metrics = [by_step[step] for step in sorted(by_step)]
+    _note_missing_steps(run)
+    return run
+
+
+def _note_missing_steps(run: RunRecords) -> None:
+    steps = [record["step"] for record in run.metrics]
+    if not steps:
+        run.skipped.append("metrics.jsonl: no step yet")
+        return
+    every = min((b - a for a, b in pairwise(steps)), default=1)
+    expected = (steps[-1] - steps[0]) // every + 1
+    if expected > len(steps):
+        run.skipped.append(f"metrics.jsonl: {expected - len(steps)} of {expected} steps are missing")
+    for name in ("reward", "entropy", "grad_norm", "loss"):
+        gaps = sum(1 for record in run.metrics if name in record and record[name] is None)
+        if gaps:
+            run.skipped.append(f"metrics.jsonl: {name} is no finite number in {gaps} of {len(steps)} steps")
+
+
+def _json_object(path: Path, skip: Callable[[str], None]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        skip(f"{path.name}: cannot be read ({error})")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _records(path: Path, skip: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    damaged = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                record = _record(line)
+                if record is not None:
+                    yield record
+                    continue
+                damaged += 1
+                if not line.endswith(b"\n"):
+                    skip(f"{path.name} line {number}: torn, as by a process that was stopped while writing")
+                elif damaged <= _NAMED:
+                    skip(f"{path.name} line {number}: no JSON object with a step")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({(error.strerror or str(error)).lower()}).") from error
+    if damaged > _NAMED:
+        skip(f"{path.name}: {damaged} lines in all are damaged")
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not _is_count(record.get("step")):
+        return None
+    for name, value in record.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            record[name] = None
+    return record
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,130 @@
+"""What a run's token records say: histograms over training, the most damped tokens, completions token by token."""
+
+from collections import defaultdict
+from typing import Any
+
+from covgrpo.report.reading import RunRecords
+from covgrpo.report.series import number
+
+_HISTOGRAMS = 200  # positions of the slider
+_TOKENS = 60
+_SAMPLES = 40
+_NUMBERS = ("logp", "advantage", "c", "weight", "entropy")
+
+
+def histogram_frames(run: RunRecords) -> dict[str, Any] | None:
+    """Counts of c and of the weights by step; neighbouring steps are added up where there are many.
+
+    Returns:
+        ``c_edges``, ``weight_edges``, and ``frames``: ``first`` and ``last`` step, ``c``, ``weight`` counts, ``idle``.
+        ``None`` where the run has none.
+
+    """
+    steps = len(run.metrics)
+    size = max(1, -(-steps // _HISTOGRAMS))
+    frames: list[dict[str, Any]] = []
+    edges: dict[str, Any] = {}
+    merged = 0
+    for record in run.records("histograms.jsonl"):
+        if not _is_histogram(record):
+            continue
+        bins = {name: record[name] for name in ("c_edges", "weight_edges")}
+        if edges and bins != edges:
+            continue
+        edges = bins
+        if merged % size == 0:
+            frames.append({"first": record["step"], "c": [0] * len(record["c"]), "idle": 0})
+            frames[-1]["weight"] = [0] * len(record["weight"])
+        merged += 1
+        frame = frames[-1]
+        frame["last"] = record["step"]
+        frame["idle"] += record.get("idle", 0)
+        for name in ("c", "weight"):
+            frame[name] = [a + b for a, b in zip(frame[name], record[name], strict=True)]
+    return {**edges, "frames": frames} if frames else None
+
+
+def _is_histogram(record: dict[str, Any]) -> bool:
+    return all(
+        _are_numbers(record.get(name))
+        and _are_numbers(record.get(f"{name}_edges"))
+        and len(record[name]) == len(record[f"{name}_edges"]) + 1
+        for name in ("c", "weight")
+    )
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def damped_tokens(run: RunRecords) -> list[dict[str, Any]]:
+    """The tokens that were among a step's most damped, by text, the most frequent first.
+
+    Returns:
+        For each: ``text``, ``count``, ``steps`` (in how many), means of log-prob, advantage, c and weight, and the
+        ``example`` with the smallest weight (largest |c| among equals), with what stood ``before`` it.
+
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for record in run.records("tokens.jsonl"):
+        text = record.get("text")
+        values = {name: number(record.get(name)) for name in _NUMBERS}
+        if not isinstance(text, str) or any(value is None for value in values.values()):
+            continue
+        entry = found.setdefault(text, {"count": 0, "steps": set(), "sums": defaultdict(float), "example": None})
+        entry["count"] += 1
+        entry["steps"].add(record["step"])
+        for name, value in values.items():
+            entry["sums"][name] += value
+        example = {"before": str(record.get("before", "")), "step": record["step"], **values}
+        if entry["example"] is None or _tamed(example) < _tamed(entry["example"]):
+            entry["example"] = example
+    ordered = sorted(found.items(), key=lambda item: (-item[1]["count"], item[0]))[:_TOKENS]
+    return [
+        {
+            "text": text,
+            "count": entry["count"],
+            "steps": len(entry["steps"]),
+            **{name: entry["sums"][name] / entry["count"] for name in _NUMBERS},
+            "example": entry["example"],
+        }
+        for text, entry in ordered
+    ]
+
+
+def _tamed(example: dict[str, Any]) -> tuple[float, float]:
+    return example["weight"], -abs(example["c"])
+
+
+def completions(run: RunRecords) -> list[dict[str, Any]]:
+    """Completions with their tokens, spread over training: at most ``_SAMPLES``."""
+    steps = sorted({record["step"] for record in run.metrics})
+    per_step = 2
+    size = max(1, len(steps) * per_step // _SAMPLES)
+    wanted, kept = set(steps[::size]) | set(steps[-1:]), []
+    counts: dict[int, int] = defaultdict(int)
+    for record in run.records("samples.jsonl"):
+        step = record["step"]
+        if step not in wanted or counts[step] == per_step:
+            continue
+        counts[step] += 1
+        kept.append(
+            {
+                "step": step,
+                "prompt": str(record.get("prompt", "")),
+                "completion": str(record.get("completion", "")),
+                "advantage": number(record.get("advantage")),
+                "rewards": record.get("rewards") if isinstance(record.get("rewards"), dict) else {},
+                "tokens": _token_columns(record.get("tokens")),
+            }
+        )
+    return kept[: _SAMPLES + per_step]
+
+
+def _token_columns(tokens: Any) -> dict[str, list[Any]] | None:
+    names = ("text", "logp", "c", "weight", "entropy")
+    if not isinstance(tokens, dict) or not all(isinstance(tokens.get(name), list) for name in names):
+        return None
+    length = len(tokens["text"])
+    usable = all(len(tokens[name]) == length for name in names) and all(_are_numbers(tokens[n]) for n in names[1:])
+    return {name: tokens[name] for name in names} if usable else None

@@ -1,0 +1,144 @@
+"""The report as a person meets it: opened from disk in headless Chromium."""
+
+import json
+import shutil
+
+import pytest
+from report_cases import make_run, sample_of, write_lines
+
+from covgrpo.cli import main
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH (Debian: apt-get install chromium)"),
+]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [make_run(folder / f"gaussian-{seed}", seed=seed) for seed in (0, 1)]
+    runs.append(make_run(folder / "grpo", method="grpo"))
+    import random
+
+    evil = ["</script><img src=x onerror=document.title='hit'>", " and", " 7"]
+    write_lines(runs[2] / "samples.jsonl", [sample_of(step, evil, random.Random(0)) for step in (1, 60)])
+    records = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    probed = [
+        {**r, "entropy/change": 3 * r["entropy/predicted"], "entropy/predicted_step": -r["step"]} for r in records
+    ]
+    write_lines(runs[0] / "metrics.jsonl", probed)
+    assert main(["report", *map(str, runs), "--output", str(folder / "report.html"), "--title", "Three runs"]) == 0
+    return folder / "report.html"
+
+
+@pytest.fixture(params=["desktop", "dark phone"])
+def page(request, browser, report):
+    """The opened page; fails at its end if anything was said on the console or asked of the network."""
+    options = {"viewport": {"width": 1280, "height": 900}}
+    if request.param != "desktop":
+        options = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True}
+    context = browser.new_context(**options)
+    opened = context.new_page()
+    said, asked = [], []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(report.as_uri())
+    opened.wait_for_selector("html[data-ready=yes]", state="attached")
+    yield opened
+    context.close()
+    assert said == []
+    assert [url for url in asked if url != report.as_uri() and not url.startswith("data:")] == []
+
+
+def test_figures_are_drawn(page):
+    assert page.title() == "Three runs"
+    curves = page.locator("figure[data-curve]")
+    assert curves.count() >= 10
+    for index in range(curves.count()):
+        assert painted(curves.nth(index)), curves.nth(index).get_attribute("data-curve")
+    assert page.locator("figure[data-histogram]").count() == 2
+    assert page.locator("#quantiles tbody tr").count() == 6
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+
+
+def painted(figure) -> int:
+    """How many colours a chart's canvas has."""
+    return figure.locator("canvas").first.evaluate(
+        """canvas => {
+            const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            const seen = new Set();
+            for (let i = 0; i < data.length; i += 4)
+                if (data[i + 3]) seen.add((data[i] << 16) | (data[i + 1] << 8) | data[i + 2]);
+            return seen.size > 3 ? seen.size : 0;
+        }"""
+    )
+
+
+def test_pointing_at_a_curve_tells_its_numbers(page):
+    over = page.locator("figure[data-curve=entropy] .u-over")
+    over.scroll_into_view_if_needed()
+    page.wait_for_timeout(200)  # scrolling hides what was told before
+    box = over.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tip = page.locator("#tip")
+    assert tip.is_visible()
+    text = tip.inner_text()
+    assert text.startswith("step 3") and "gaussian: " in text and " to " in text and "grpo: " in text
+
+
+def test_the_sliders(page):
+    first = page.locator("#histogram-label").inner_text()
+    assert first.startswith("step 60")
+    canvas = page.locator("figure[data-histogram=c] canvas").first
+    before = canvas.evaluate("canvas => canvas.toDataURL()")
+    page.locator("#histogram-step").fill("0")
+    assert page.locator("#histogram-label").inner_text().startswith("step 1,")
+    assert page.locator("figure[data-histogram=c] canvas").first.evaluate("canvas => canvas.toDataURL()") != before
+    page.locator("#completion-step").fill("0")
+    assert page.locator("#completion-label").inner_text() == "step 1"
+
+
+def test_pointing_at_a_token_tells_its_numbers(page):
+    token = page.locator(".tokens span").nth(1)
+    token.scroll_into_view_if_needed()
+    page.wait_for_timeout(200)
+    token.hover()
+    text = page.locator("#tip").inner_text()
+    assert '" sum"' in text and "weight " in text and "log p " in text
+    background = token.evaluate("token => getComputedStyle(token).backgroundColor")
+    assert background.startswith("rgba(")
+
+
+def test_text_of_runs_stays_text(page):
+    page.locator("select[aria-label=run]").last.select_option(label="grpo")
+    shown = page.locator(".tokens").first.inner_text()
+    assert shown.startswith("</script><img src=x onerror=") and page.title() == "Three runs"
+    assert page.locator("main img").count() == 0
+
+
+def test_the_entropy_prediction_is_there(page):
+    text = page.locator("figure[data-entropy=predicted] figcaption").first.inner_text()
+    assert "Pearson" in text and "Spearman" in text
+
+
+def test_colours_follow_the_scheme(page):
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(23, 24, 27)" if dark else "rgb(255, 255, 255)")
