@@ -28,10 +28,11 @@ def baseline(tmp_path_factory):
     return of
 
 
-def assert_same(actual, expected):
+def assert_same(actual, expected, later=1e-5):
+    """Relative 1e-5; ``later``: of the gradients after the first update, whose weights differ by rounding."""
     torch.testing.assert_close(actual["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
-    for a, b in zip(actual["gradients"], expected["gradients"], strict=True):
-        assert relative(a, b) < 1e-5
+    for update, (a, b) in enumerate(zip(actual["gradients"], expected["gradients"], strict=True)):
+        assert relative(a, b) < (later if update else 1e-5)
     assert relative(actual["weights"], expected["weights"]) < 1e-5
     assert_same_metrics(actual["metrics"], expected["metrics"])
 
@@ -170,4 +171,5 @@ def test_the_fast_path_gives_the_gradients_of_stock_trl(tmp_path, cell, loss_typ
     theirs = run(tmp_path / "a", STOCK, "group", loss_type=loss_type, **CELLS[cell])
     mine = run(tmp_path / "b", "none", "group", loss_type=loss_type, **CELLS[cell])
     assert set(mine["first_use"].values()) == {None}, "the fast path was not taken"
-    assert_same(mine, theirs)
+    # Adam's first updates divide gradients by their own size, those that are rounding noise included.
+    assert_same(mine, theirs, later=3e-5)

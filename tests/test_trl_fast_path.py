@@ -41,7 +41,9 @@ def test_same_gradients_weights_and_metrics_as_stock(tmp_path, options):
     for step, (a, b) in enumerate(zip(mine.gradients, theirs.gradients, strict=True)):
         assert relative(a, b) < (1e-5 if step == 0 else 1e-4)
     assert relative(weights(mine), weights(theirs)) < 1e-5
-    names = ["loss", "grad_norm", "reward", "frac_reward_zero_std", "entropy"]
+    names = ["loss", "grad_norm", "reward", "frac_reward_zero_std"]
+    if options.get("gradient_accumulation_steps", 1) == 1:
+        names.append("entropy")  # TRL's is the mean of the micro-batches' means
     torch.testing.assert_close(
         torch.tensor(logs(mine, *names)), torch.tensor(logs(theirs, *names)), rtol=1e-4, atol=1e-6
     )

@@ -1,7 +1,7 @@
 """Token covariance, the quantity that drives the policy's entropy.
 
-To first order the entropy changes by dH ~ -eta * Cov(log pi, A) (arXiv 2505.22617, theorem 1), so the tokens with an
-extreme contribution to that covariance drive entropy collapse (c > 0) or explosion (c < 0).
+To first order a step of natural policy gradient changes the entropy by dH ~ -eta * Cov(log pi, A) (arXiv 2505.22617),
+so the tokens with an extreme contribution to that covariance drive entropy collapse (c > 0) or explosion (c < 0).
 """
 
 import torch

@@ -7,8 +7,8 @@ from covgrpo.report.reading import RunRecords
 from covgrpo.report.series import number
 
 _HISTOGRAMS = 200  # positions of the slider
-_TOKENS = 60
-_SAMPLES = 40
+_TOKENS = 40
+_SAMPLES, _SAMPLES_PER_STEP = 60, 3
 _NUMBERS = ("logp", "advantage", "c", "weight", "entropy")
 
 
@@ -97,28 +97,30 @@ def _tamed(example: dict[str, Any]) -> tuple[float, float]:
 
 
 def completions(run: RunRecords) -> list[dict[str, Any]]:
-    """Completions with their tokens, spread over training: at most ``_SAMPLES``."""
+    """Completions with their tokens, spread over training: of each step those with the largest |advantage|."""
     steps = sorted({record["step"] for record in run.metrics})
-    per_step = 2
-    size = max(1, len(steps) * per_step // _SAMPLES)
-    wanted, kept = set(steps[::size]) | set(steps[-1:]), []
-    counts: dict[int, int] = defaultdict(int)
+    size = max(1, len(steps) * _SAMPLES_PER_STEP // _SAMPLES)
+    by_step: dict[int, list[dict[str, Any]]] = {step: [] for step in [*steps[::size], *steps[-1:]]}
     for record in run.records("samples.jsonl"):
-        step = record["step"]
-        if step not in wanted or counts[step] == per_step:
-            continue
-        counts[step] += 1
-        kept.append(
-            {
-                "step": step,
-                "prompt": str(record.get("prompt", "")),
-                "completion": str(record.get("completion", "")),
-                "advantage": number(record.get("advantage")),
-                "rewards": record.get("rewards") if isinstance(record.get("rewards"), dict) else {},
-                "tokens": _token_columns(record.get("tokens")),
-            }
-        )
-    return kept[: _SAMPLES + per_step]
+        if record["step"] in by_step:
+            by_step[record["step"]].append(_completion(record))
+    return [
+        completion
+        for step in sorted(by_step)
+        for completion in sorted(by_step[step], key=lambda c: -abs(c["advantage"] or 0.0))[:_SAMPLES_PER_STEP]
+    ]
+
+
+def _completion(record: dict[str, Any]) -> dict[str, Any]:
+    rewards = record.get("rewards")
+    return {
+        "step": record["step"],
+        "prompt": str(record.get("prompt", "")),
+        "completion": str(record.get("completion", "")),
+        "advantage": number(record.get("advantage")),
+        "rewards": {str(name): number(value) for name, value in rewards.items()} if isinstance(rewards, dict) else {},
+        "tokens": _token_columns(record.get("tokens")),
+    }
 
 
 def _token_columns(tokens: Any) -> dict[str, list[Any]] | None:

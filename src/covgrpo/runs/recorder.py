@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from covgrpo.metrics import StepTokens
+from covgrpo.metrics import StepTokens, most_damped
 from covgrpo.runs.folder import RunFolder
 from covgrpo.runs.token_records import completion_record, histogram_record, token_records
 
@@ -101,7 +101,10 @@ class RunRecorder(TrainerCallback):
         self._rollout.update({name: value for name, value in values.items() if name.startswith(_OF_ROLLOUT)})
 
     def _record_samples(self, step: int) -> None:
-        """Keep completions spread evenly over the latest rollout batch (TRL's own log of it)."""
+        """Keep completions spread evenly over the latest rollout batch (TRL's own log of it).
+
+        The last of several makes room for the one whose token has the smallest weight, which chance would rarely show.
+        """
         logs = self.trainer._logs
         total = len(logs["completion"])
         count = min(self.samples_per_step, total)
@@ -110,7 +113,11 @@ class RunRecorder(TrainerCallback):
         self._kept_step = step
         rewards = {name: list(values) for name, values in logs["rewards"].items()}
         records = []
-        for index in sorted({i * total // count for i in range(count)}):
+        chosen = sorted({i * total // count for i in range(count)})
+        damped = self._most_damped()
+        if damped is not None and len(chosen) > 1 and damped not in chosen:
+            chosen = [*chosen[:-1], damped]
+        for index in chosen:
             records.append(
                 {
                     "step": step,
@@ -124,14 +131,24 @@ class RunRecorder(TrainerCallback):
         self.run.append_samples(records)
         self.on_completion(max(records, key=lambda record: abs(record["advantage"] or 0.0)))
 
+    def _most_damped(self) -> int | None:
+        """Place in the latest rollout batch of the completion with the most damped token, if this step has it."""
+        tokens, first = self._latest()
+        if tokens is None:
+            return None
+        rows = tokens.row[most_damped(tokens, 1)].tolist()
+        return rows[0] - first if rows and rows[0] >= first else None
+
     def _tokens_of(self, index: int) -> dict[str, Any]:
         """The tokens of a completion of the latest rollout batch, where this step trained on it."""
+        tokens, first = self._latest()
+        return {} if tokens is None else completion_record(tokens, first + index, self.trainer.processing_class)
+
+    def _latest(self) -> tuple[StepTokens | None, int]:
+        """The step's tokens, and the first row of the latest rollout batch among them."""
         tokens: StepTokens | None = getattr(self.trainer, "step_tokens", None)
-        if tokens is None:
-            return {}
         size = self.trainer.args.generation_batch_size
-        latest = int(tokens.row.max()) // size * size if len(tokens) else 0
-        return completion_record(tokens, latest + index, self.trainer.processing_class)
+        return tokens, int(tokens.row.max()) // size * size if tokens is not None and len(tokens) else 0
 
     def _record_tokens(self, step: int) -> None:
         tokens: StepTokens | None = getattr(self.trainer, "step_tokens", None)

@@ -97,7 +97,7 @@ class TokenDiagnostics(PhaseTimes, GRPOTrainer):
         if not summary:
             return
         self._step_entropies.append(summary.pop("entropy"))
-        # dH = -eta Cov(log pi, w A)     (arXiv 2505.22617, theorem 1)
+        # dH = -eta Cov(log pi, w A), for natural policy gradient     (arXiv 2505.22617)
         summary["entropy/predicted"] = -learning_rate * summary["cov/weighted"]
         self._append(summary)
 

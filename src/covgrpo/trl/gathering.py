@@ -56,5 +56,5 @@ def gather_column(accelerator: Accelerator, values: Tensor) -> Tensor:
     if accelerator.num_processes > 1:
         counts = accelerator.gather(torch.tensor([len(values)], device=values.device)).tolist()
         padded = accelerator.gather(accelerator.pad_across_processes(values, dim=0))
-        values = torch.cat([part[:n] for part, n in zip(padded.split(max(counts)), counts, strict=True)])
+        values = torch.cat([part[:n] for part, n in zip(padded.view(len(counts), -1), counts, strict=True)])
     return values.cpu()

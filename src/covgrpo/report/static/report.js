@@ -24,7 +24,8 @@
     if (value === null || value === undefined) return "–";
     if (value === 0) return "0";
     const size = Math.abs(value);
-    return size >= 1e5 || size < 1e-3 ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
+    const exponential = () => value.toExponential(digits - 1).replace(/\.?0+e/, "e");
+    return size >= 1e5 || size < 1e-3 ? exponential() : String(Number(value.toPrecision(digits)));
   }
   function section(title, ...notes) {
     const part = make("section", {}, make("h2", {}, title), ...notes.map((note) => make("p", { class: "soft" }, note)));
@@ -62,6 +63,12 @@
       grid: { stroke: style("--line"), width: 1 }, ticks: { stroke: style("--line"), width: 1 },
       values: (plot, splits) => splits.map((value) => (value === null ? "" : show(value))),
     };
+  }
+  function logAxis(label) {
+    // Lines and labels at powers of ten only.
+    const tens = (plot, splits) => splits.map((value) => (Number.isInteger(Number(Math.log10(value).toFixed(9))) ? value : null));
+    const made = axis(label);
+    return { ...made, size: 64, filter: tens, grid: { ...made.grid, filter: tens }, ticks: { ...made.ticks, filter: tens } };
   }
   function cursorTip(lines) {
     return [
@@ -141,9 +148,9 @@
               splits: () => edges.map((_, i) => i + 0.5).filter((_, i) => edges[i] === 0 || i % 4 === edges.indexOf(0) % 4),
               values: (plot, splits) => splits.map((at) => show(edges[at - 0.5])),
             },
-            axis("share of the tokens"),
+            logAxis("share of the tokens"),
           ],
-          series: [{}, { fill: `${ink}cc`, stroke: ink, width: 1, paths: uPlot.paths.bars({ size: [0.9] }), points: { show: false } }],
+          series: [{}, { fill: `${ink}cc`, stroke: ink, width: 1, fillTo: 1e-6, paths: uPlot.paths.bars({ size: [0.9] }), points: { show: false } }],
           cursor: { y: false, points: { show: false } },
           hooks: { setCursor: cursorTip((idx) => `${key} ${name(idx)}\n${counts[idx]} of ${total} tokens (${show(counts[idx] / (total || 1))})`) },
         },
@@ -157,7 +164,7 @@
     return chart(holder, () => ({
       options: {
         scales: { x: { time: false } },
-        axes: [axis(of === "predicted" ? "predicted, -lr Cov(log p, w A), nats" : "predicted with the step's effective rate, nats"), axis("measured change, nats")],
+        axes: [{ space: 90, ...axis(of === "predicted" ? "predicted, -lr Cov(log p, w A), nats" : "predicted with the step's effective rate, nats") }, axis("measured change, nats")],
         series: [{}, { stroke: colour(group), paths: () => null, points: { show: true, size: 6, fill: `${colour(group)}88` } }],
         cursor: { y: false },
         hooks: { setCursor: cursorTip((i) => `${points[i].run}, step ${points[i].step}\npredicted ${show(points[i][of])}\nmeasured ${show(points[i].change)}`) },
@@ -188,8 +195,8 @@
         const one = (value) => (value ? show(value.accuracy) : "–");
         add(`accuracy, ${name}`, `${one(found.before)} → ${one(found.after)}`);
       }
-      add("reward, last 10 steps", show(run.reward));
-      add("entropy, last 10 steps", `${show(run.entropy)} nats`);
+      add("reward, last 10", show(run.reward));
+      add("entropy, last 10", `${show(run.entropy)} nats`);
       cards.append(make("div", { class: "card", style: `border-color: var(--s${run.group % 6})` }, make("b", {}, run.label), rows));
     }
     main.append(cards);
@@ -212,7 +219,8 @@
       "The covariance tail",
       "The covariance c that a fraction of the tokens of its side (c > 0, c < 0) reaches; mean over the steps. Beside it the table of arXiv 2605.11538, which trained a 1.5B model on mathematics.",
     );
-    const names = Object.keys(content.paper.pos);
+    // Keys that look like whole numbers come first in an object, whatever their place.
+    const names = Object.keys(content.paper.pos).sort((a, b) => Number(a) - Number(b));
     const row = (label, side, table) => make("tr", {}, make("td", {}, label), ...names.map((name) => make("td", {}, show(table[side][name]))));
     const body = make("tbody");
     for (const [side, sign] of [["pos", "c > 0"], ["neg", "c < 0"]]) {
@@ -255,7 +263,8 @@
     function choose(index) {
       run = index;
       slider.max = String(frames().length - 1);
-      frame = frames().length - 1;
+      // The last that has anything to show: late in training all groups may be without advantage.
+      frame = Math.max(0, frames().findLastIndex((entry) => entry.c.some(Boolean)));
       slider.value = String(frame);
       update();
     }
@@ -342,7 +351,10 @@
     function choose(index) {
       run = index;
       slider.max = String(steps().length - 1);
-      at = steps().length - 1;
+      // The last with a damped token, or else with an advantage, or else the last.
+      const entries = content.runs[run].completions;
+      const telling = entries.findLast((entry) => entry.tokens?.weight.some((w) => w < 0.5)) ?? entries.findLast((entry) => entry.advantage);
+      at = telling ? steps().indexOf(telling.step) : steps().length - 1;
       slider.value = String(at);
       update();
     }
