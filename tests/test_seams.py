@@ -165,4 +165,5 @@ def test_config_defaults_of_trl_are_kept():
     mine = {f.name: f.default for f in dataclasses.fields(CovGRPOConfig)}
     changed = {name for name, default in theirs.items() if mine[name] != default}
     assert changed == {"use_cpu", "gradient_checkpointing"}
-    assert set(mine) - set(theirs) == {"weighting", "weighting_kwargs", "weighting_scope", "fast_path", "entropy_probe_steps"}
+    ours = {"weighting", "weighting_kwargs", "weighting_scope", "fast_path", "entropy_probe_steps"}
+    assert set(mine) - set(theirs) == ours

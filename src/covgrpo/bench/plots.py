@@ -37,6 +37,7 @@ def plot_sweep(results: list[dict[str, Any]], name: str, path: Path) -> None:
         axes[1].set(xscale="log")
     axes[0].set(xlabel=_AXES[field], ylabel="seconds a step")
     axes[1].set(xlabel=_AXES[field], ylabel="peak memory, GB", ylim=(0, None))
+    axes[0].margins(y=0.15)  # room for the ratios
     for axis in axes:
         axis.set_xticks(x, [str(value) for value in x])
         axis.minorticks_off()
