@@ -74,11 +74,11 @@ def test_live_completion_coloured_by_weight(monkeypatch: pytest.MonkeyPatch) -> 
     display = Display(8)
     display.started(0, 4)
     tokens = {"text": ["1", "\n[red]", "7"], "weight": [0.0, 1.0, 2.5]}
-    display.completion({"prompt": "What is 8 + 9?", "completion": "17", "rewards": {"a": 1.0}, "tokens": tokens})
+    display.completion({"prompt": "What is 8 + 9?", "completion": "17", "advantage": -0.5, "tokens": tokens})
     display.step(record(1, 0.25, 2.0))
     display.close()
     lines = screen(output.getvalue())
-    assert lines[5] == "What is 8 + 9? 1·[red]7  reward 1, weights 0.00 1.00 2.50"
+    assert lines[5] == "What is 8 + 9? 1·[red]7  advantage -0.50, weights 0.00 1.00 2.50"
     backgrounds = re.findall(r"48;(?:2|5);([\d;]+)m(\S)", output.getvalue())
     assert len({colour for colour, _ in backgrounds}) == 3, "each of three weights has a colour of its own"
 
@@ -87,7 +87,7 @@ def test_live_completion_without_tokens_and_too_long(monkeypatch: pytest.MonkeyP
     output = terminal(monkeypatch)
     display = Display(8)
     display.started(0, 4)
-    display.completion({"prompt": "", "completion": "x" * 500, "rewards": {}})
+    display.completion({"prompt": "", "completion": "x" * 500})
     display.step(record(1, 0.25, 2.0))
     display.close()
     text = "".join(screen(output.getvalue())[5:])

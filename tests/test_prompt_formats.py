@@ -69,7 +69,7 @@ def test_plain():
 @pytest.mark.parametrize("fmt", ANSWER_FORMATS.values(), ids=ANSWER_FORMATS)
 @given(answer=st.text(alphabet="ab 12\\frac{}", min_size=1).filter(lambda t: t.strip()))
 def test_rendered_answers_are_well_formed_and_found_again(fmt, answer):
-    if fmt is BOXED and (_unbalanced(answer) or "\\" in answer):
+    if "boxed" in fmt.instruction and (_unbalanced(answer) or "\\" in answer):
         return
     assert fmt.is_well_formed(fmt.render(answer))
     assert fmt.extract(fmt.render(answer)) == answer.strip()

@@ -145,8 +145,7 @@ def coloured(sample: dict[str, Any]) -> Any:
         if left <= 0:
             text.append("…")
             break
-    reward = sum(value or 0.0 for value in sample.get("rewards", {}).values())
-    text.append(f"  reward {reward:.2g}, weights ", style="dim")
+    text.append(f"  advantage {sample.get('advantage') or 0.0:.2f}, weights ", style="dim")
     return text.append(" ".join(f"{weight:.2f}" for weight in tokens["weight"][:_WEIGHTS]), style="dim")
 
 

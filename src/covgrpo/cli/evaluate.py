@@ -5,8 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from covgrpo.cli import benchmark
 from covgrpo.errors import UserError
 from covgrpo.runs.options import TrainOptions, options_from_dict
+
+_EXAMPLE = """examples:
+  covgrpo eval runs/demo --samples 16
+  covgrpo eval org/name --benchmark math500 --samples 4 --temperature 0.6 --records math500.jsonl
+  covgrpo eval --benchmark problems.jsonl --completions completions.jsonl --json
+"""
 
 
 def add_parser(commands: Any) -> None:
@@ -14,8 +21,11 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "eval",
         help="measure a model's accuracy on a task",
-        description="Greedy and sampled accuracy on held-out problems, with 95 % intervals over problems. "
-        "MODEL is a run folder (its task and prompt are used), a model folder, a built-in name or a hub id.",
+        description="Greedy and sampled accuracy on held-out problems, with 95 %% intervals over problems. "
+        "MODEL is a run folder (its task and prompt are used), a model folder, a built-in name or a hub id. "
+        "With --benchmark: avg@k, pass@k and maj@k on a mathematics benchmark, of a model or of --completions.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="run folder or model")
@@ -25,16 +35,17 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--system-prompt", metavar="TEXT", help="system prompt; default: the run's, or the format's")
     parser.add_argument("--num-examples", type=int, metavar="N", help="solved examples; default: the run's, or 0")
     parser.add_argument("--max-completion-length", type=int, metavar="N", help="tokens; default: the run's, or 64")
-    parser.add_argument("--problems", type=int, default=100, metavar="N", help="held-out problems at most (100)")
+    parser.add_argument("--problems", type=int, metavar="N", help="problems at most (100; all with --benchmark)")
     parser.add_argument(
-        "--samples", type=int, default=4, metavar="N", help="sampled completions a problem; 0: none (4)"
+        "--samples", type=int, metavar="N", help="sampled completions a problem; 0: none (4; 1 with --benchmark)"
     )
     parser.add_argument("--temperature", type=float, metavar="X", help="of the samples; default: the run's, or 1.0")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of problems, sampling and bootstrap (0)")
-    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="completions forwarded at once (256)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="completions at once (256; 64 with --benchmark)")
     parser.add_argument("--split", choices=("eval", "train"), default="eval", help="which problems (eval)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    benchmark.add_flags(parser)
     parser.set_defaults(run=run)
 
 
@@ -43,8 +54,14 @@ def run(args: argparse.Namespace) -> int:
     if args.model and args.model_flag and args.model != args.model_flag:
         raise UserError(f"two models given: {args.model!r} and {args.model_flag!r}.")
     name = args.model or args.model_flag
+    if args.benchmark:
+        return benchmark.run(args, name)
+    benchmark.refuse_flags(args)
     if not name:
         raise UserError("no model given: pass a run folder, a model folder, a built-in name or a hub id.")
+    for option, default in (("problems", 100), ("samples", 4), ("batch_size", 256)):
+        if getattr(args, option) is None:
+            setattr(args, option, default)
     for option, least in (("problems", 1), ("samples", 0), ("batch_size", 1), ("seed", 0)):
         if getattr(args, option) < least:
             raise UserError(f"--{option.replace('_', '-')} is {getattr(args, option)}; it must be at least {least}.")

@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 from covgrpo.cli.flags import add_option_flags, given_options
+from covgrpo.errors import UserError
 from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
 
 _EXAMPLE = """examples:
@@ -25,6 +26,11 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options")
+    dry = parser.add_argument_group("dry run")
+    dry.add_argument("--dry-run", action="store_true", help="work the run out on paper: no model, no network, no files")
+    dry.add_argument("--processes", type=int, metavar="N", help="devices to reckon with (1)")
+    dry.add_argument("--shards", metavar="KIND", help="none, zero2, zero3 or fsdp2 (none)")
+    dry.add_argument("--json", action="store_true", help="print the plan as one JSON object")
     add_option_flags(parser, TrainOptions)
     parser.set_defaults(run=run)
 
@@ -39,7 +45,36 @@ def run(args: argparse.Namespace) -> int:
         if name in given:
             given[name] = {**(values.get(name) or {}), **given[name]}
     options = options_from_dict({**values, **given}, source)
+    if args.dry_run:
+        return _dry_run(options, args)
+    for name in ("processes", "shards", "json"):
+        if getattr(args, name):
+            raise UserError(f"--{name} belongs to --dry-run.")
     return _train(options, args)
+
+
+def _dry_run(options: TrainOptions, args: argparse.Namespace) -> int:
+    """Print the plan; 0, also where it names problems."""
+    import json
+
+    from covgrpo.runs.train import plan
+
+    found = plan(options, 1 if args.processes is None else args.processes, args.shards or "none")
+    if args.json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return 0
+    print(f"{options.model} on {options.task}, {options.steps} steps")
+    for name, value in found.facts.items():
+        print(f"  {name:<36} {value:,}" if isinstance(value, int) else f"  {name:<36} {value}")
+    for name, amount in found.memory_bytes.items():
+        print(f"  memory of a device, {name:<16} {amount / 2**30:.1f} GiB")
+    for name, seconds in found.seconds.items():
+        print(f"  seconds of a step, {name:<17} {seconds:.0f} at most, on an A100")
+    for text in found.downloads:
+        print(f"  would download {text}")
+    for text in found.problems:
+        print(f"  note: {text}")
+    return 0
 
 
 def _train(options: TrainOptions, args: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ class TrainOptions:
 
     task: str = option("", "Task, e.g. addition, reasoning_gym:NAME, jsonl:PATH (see `covgrpo tasks`).", "task")
     task_params: dict[str, Any] = option({}, "Parameters of the task, KEY=VALUE.", "task")
-    answer_format: str = option("plain", "How the answer is written: plain, boxed or think.", "task")
+    answer_format: str = option("plain", "How the answer is written: plain, boxed, math, think or think_math.", "task")
     system_prompt: str | None = option(None, "System prompt; default: the answer format's; empty: none.", "task")
     num_examples: int = option(0, "Solved examples before each question.", "task")
     train_problems: int = option(2000, "Distinct training problems at most; the run cycles over them.", "task")
@@ -48,6 +48,8 @@ class TrainOptions:
     bf16: bool | None = option(None, "bfloat16 autocast; default: where the hardware has it.", "model")
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.", "model")
     threads: int | None = option(None, "CPU threads; default: torch's choice.", "model")
+    lora_r: int = option(0, "Rank of LoRA adapters on every linear layer; 0: train the weights.", "model")
+    lora_alpha: int = option(32, "LoRA's scale is lora_alpha / lora_r.", "model")
 
     method: str = option("gaussian", "Method, a set of the options below and of TRL's (see docs/methods.md).", "method")
     weighting: str | None = option(
@@ -114,7 +116,7 @@ class TrainOptions:
             "steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "num_iterations": 1,
             "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
             "tokens_per_step": 0, "entropy_probe_steps": 0, "eval_samples": 1, "warmup_steps": 0, "seed": 0,
-            "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0,
+            "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0, "lora_r": 0, "lora_alpha": 1,
         }  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)

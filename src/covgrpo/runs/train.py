@@ -14,6 +14,7 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.runs.folder import RESUME_IGNORES, RunFolder
 from covgrpo.runs.options import TrainOptions, check_choice, typed_value, union_members
+from covgrpo.runs.plan import Plan, plan_training
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
 
 # What a resumed run may be told differently: where and how far it goes, not what it computes.
@@ -110,6 +111,22 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
         if run is not None and not options.resume:
             run.discard()
         raise
+
+
+def plan(options: TrainOptions, processes: int = 1, shards: str = "none") -> Plan:
+    """Resolve everything that needs neither model nor network, and work the run out on paper.
+
+    Raises:
+        UserError: bad input; one sentence.
+    """
+    options.check()
+    check_choice("shards", shards, ("none", "zero2", "zero3", "fsdp2"))
+    if processes < 1:
+        raise UserError(f"processes is {processes}; it must be at least 1.")
+    load_task(options.task, options.task_params)
+    PromptFormat(options.answer_format, options.system_prompt, options.num_examples)
+    options.per_device_batch(processes)
+    return plan_training(options, _trainer_config(options), processes, shards)
 
 
 def check_prompts(
@@ -285,12 +302,27 @@ class _Session:
                 train_dataset=self._dataset(),
                 processing_class=tokenizer,
                 callbacks=[recorder],
+                peft_config=self._adapters(),
             )
         except (ValueError, ImportError) as error:
             raise UserError(" ".join(str(error).split())) from error
         trainer.remove_callback(PrinterCallback)
         recorder.trainer = trainer
         return trainer
+
+    def _adapters(self) -> Any:
+        if not self.options.lora_r:
+            return None
+        try:
+            from peft import LoraConfig
+        except ImportError as error:
+            raise UserError("lora_r needs peft: pip install covgrpo[peft].") from error
+        return LoraConfig(
+            r=self.options.lora_r,
+            lora_alpha=self.options.lora_alpha,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
 
     def _dataset(self) -> Any:
         from datasets import Dataset

@@ -61,6 +61,18 @@ def answer_tag(text: str) -> str:
     return content.strip() if opening and closing else ""
 
 
+_TAIL_CHARACTERS = 3000  # of a completion without a box: its end, where an answer in running text stands
+
+
+def math_answer(text: str) -> str:
+    r"""The last ``\boxed{...}`` after the last ``</think>``; else the last one anywhere; else the end of the text.
+
+    From an end of a text math-verify takes the last expression that is marked as one ($...$, "answer is ...").
+    """
+    _, _, tail = text.rpartition("</think>")
+    return last_boxed(tail) or last_boxed(text) or tail.strip()[-_TAIL_CHARACTERS:]
+
+
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -74,6 +86,13 @@ def _is_think_answer(text: str) -> bool:
     answer, ended, after = rest.partition("</answer>")
     outside = before + between + after
     return bool(closed and opened and ended and answer.strip()) and not outside.strip()
+
+
+def _is_thought_then_boxed(text: str) -> bool:
+    """One ``</think>``, a box after it, ``<think>`` at most at the start: a chat template may have opened it."""
+    thought, closed, rest = text.partition("</think>")
+    opened = thought.lstrip().removeprefix("<think>")
+    return bool(closed and last_boxed(rest)) and not any(tag in part for tag in _TAGS[:2] for part in (opened, rest))
 
 
 PLAIN = AnswerFormat(
@@ -92,6 +111,14 @@ BOXED = AnswerFormat(
     is_well_formed=lambda completion: bool(last_boxed(completion)),
 )
 
+MATH = AnswerFormat(
+    name="math",
+    instruction=BOXED.instruction,
+    render=BOXED.render,
+    extract=math_answer,
+    is_well_formed=BOXED.is_well_formed,
+)
+
 THINK = AnswerFormat(
     name="think",
     instruction=(
@@ -104,7 +131,18 @@ THINK = AnswerFormat(
     is_well_formed=_is_think_answer,
 )
 
-ANSWER_FORMATS: dict[str, AnswerFormat] = {fmt.name: fmt for fmt in (PLAIN, BOXED, THINK)}
+THINK_MATH = AnswerFormat(
+    name="think_math",
+    instruction=(
+        "First think about the reasoning process, enclosed within <think> </think> tags, then give the answer, with "
+        "the final answer within \\boxed{}."
+    ),
+    render=lambda answer: f"<think>\n</think>\n\\boxed{{{answer}}}",
+    extract=math_answer,
+    is_well_formed=_is_thought_then_boxed,
+)
+
+ANSWER_FORMATS: dict[str, AnswerFormat] = {fmt.name: fmt for fmt in (PLAIN, BOXED, MATH, THINK, THINK_MATH)}
 
 
 def get_answer_format(name: str) -> AnswerFormat:

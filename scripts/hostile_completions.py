@@ -1,0 +1,146 @@
+"""Completions made to hurt a verifier: text that hangs sympy, eats memory, nests without end or tries to run code.
+
+    python scripts/hostile_completions.py FOLDER [COUNT]
+
+Writes problems.jsonl and completions.jsonl for `covgrpo eval --benchmark ... --completions ...`, and says what accuracy
+to expect: every tenth completion is harmless and right, so that a verifier that gives up shows.
+"""
+
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+GOLD = "42"
+
+
+def tower(rng: random.Random) -> str:
+    return "^".join("{" + str(rng.randint(7, 99)) for _ in range(rng.randint(4, 9))) + "}" * 9
+
+
+def power(rng: random.Random) -> str:
+    return f"{rng.randint(2, 9)}**{rng.randint(2, 9)}**{rng.randint(7, 9)}**{rng.randint(7, 9)}"
+
+
+def factorial(rng: random.Random) -> str:
+    return f"{rng.randint(10**6, 10**12)}!" + "!" * rng.randint(0, 3)
+
+
+def braces(rng: random.Random) -> str:
+    depth = rng.randint(5_000, 10_000)
+    return "{" * depth + "1" + "}" * rng.choice([0, depth])
+
+
+def boxes(rng: random.Random) -> str:
+    return "\\boxed{" * rng.randint(1_000, 10_000)
+
+
+def parentheses(rng: random.Random) -> str:
+    depth = rng.randint(200, 5_000)
+    return "(" * depth + "x" + ")" * depth
+
+
+def fractions(rng: random.Random) -> str:
+    depth = rng.randint(50, 2_000)
+    return "\\frac{1}{" * depth + "2" + "}" * depth
+
+
+def roots(rng: random.Random) -> str:
+    depth = rng.randint(50, 1_000)
+    return "\\sqrt{" * depth + "2" + "}" * depth
+
+
+def digits(rng: random.Random) -> str:
+    return "".join(rng.choices("0123456789", k=rng.randint(5_000, 90_000)))
+
+
+def series(rng: random.Random) -> str:
+    return f"\\sum_{{n=1}}^{{\\infty}} \\frac{{\\sin(n^{rng.randint(2, 9)})}}{{n^{rng.randint(2, 5)}}}"
+
+
+def integral(rng: random.Random) -> str:
+    return f"\\int_0^{{{rng.randint(2, 99)}}} e^{{\\sin(x^{rng.randint(2, 9)})}} \\log(x + {rng.random()}) dx"
+
+
+def product(rng: random.Random) -> str:
+    return f"\\prod_{{n=1}}^{{{10 ** rng.randint(6, 12)}}} (n^2 + 1)"
+
+
+def matrix(rng: random.Random) -> str:
+    size = rng.randint(20, 60)
+    row = " & ".join("x^{2}" for _ in range(size))
+    return "\\begin{pmatrix}" + " \\\\ ".join([row] * size) + "\\end{pmatrix}"
+
+
+def polynomial(rng: random.Random) -> str:
+    return f"(x + y + z + {rng.randint(1, 9)})^{{{rng.randint(200, 5_000)}}}"
+
+
+def equation(rng: random.Random) -> str:
+    return " = ".join(f"x^{{{rng.randint(2, 99)}}} + {i}" for i in range(rng.randint(50, 400)))
+
+
+def intervals(rng: random.Random) -> str:
+    return " \\cup ".join(f"[{i}, \\infty)" for i in range(rng.randint(100, 1_000)))
+
+
+def dollars(rng: random.Random) -> str:
+    return "$" * rng.randint(1_000, 50_000) + "answer is"
+
+
+def anchors(rng: random.Random) -> str:
+    return "the final answer is " * rng.randint(500, 4_000)
+
+
+def spaces(rng: random.Random) -> str:
+    return "answer:" + " " * rng.randint(10_000, 90_000) + "="
+
+
+def code(rng: random.Random) -> str:
+    return rng.choice(
+        [
+            "__import__('os').system('touch HOSTILE')",
+            "\\text{__import__('os').system('touch HOSTILE')}",
+            '\\sum_{n=1}^{\\infty} \\text{exec(\'open("HOSTILE", "w")\')}^n',
+            "eval('9'*10**9)",
+            "().__class__.__bases__[0].__subclasses__()",
+            "while True: pass",
+        ]
+    )
+
+
+def bytes_of_all_kinds(rng: random.Random) -> str:
+    return "".join(chr(rng.choice([0, 7, 0x202E, 0xFFFD, 0x1F600, 0x0301, 0x200B])) for _ in range(5_000))
+
+
+KINDS: tuple[Callable[[random.Random], str], ...] = (
+    *(tower, power, factorial, braces, boxes, parentheses, fractions, roots, digits, series, integral, product, matrix),
+    *(polynomial, equation, intervals, dollars, anchors, spaces, code, bytes_of_all_kinds),
+)
+
+
+def completions(count: int, seed: int = 0) -> Iterator[tuple[str, float]]:
+    """(completion, right score) pairs; none of the hostile ones is 42."""
+    rng = random.Random(seed)  # noqa: S311 (not cryptography)
+    for i in range(count):
+        if i % 10 == 9:
+            yield "<think>" + "hm " * rng.randint(0, 500) + "</think> The answer is \\boxed{42}.", 1.0
+            continue
+        text = KINDS[i % len(KINDS)](rng)
+        yield rng.choice(["\\boxed{%s}", "The answer is $%s$.", "%s"]) % text, 0.0
+
+
+def main(folder: str, count: int = 1_000) -> None:
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    pairs = list(completions(count))
+    problem = {"id": "hostile", "problem": "What is 6 x 7?", "answer": GOLD}
+    (path / "problems.jsonl").write_text(json.dumps(problem) + "\n", encoding="utf-8")
+    lines = (json.dumps({"id": "hostile", "completion": text}) + "\n" for text, _ in pairs)
+    (path / "completions.jsonl").write_text("".join(lines), encoding="utf-8")
+    print(f"expected accuracy {sum(score for _, score in pairs) / len(pairs):.3f} of {len(pairs)} completions")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,205 @@
+"""``covgrpo eval --benchmark``: a mathematics benchmark, of a model or of completions made elsewhere."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from covgrpo.errors import UserError
+
+_ONLY_HERE = ("completions", "records", "top_p", "result", "label", "verifier_workers", "verifier_timeout", "engine")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of benchmarks to ``covgrpo eval``."""
+    group = parser.add_argument_group("benchmarks")
+    group.add_argument(
+        "--benchmark", metavar="NAME|FILE", help="aime24, math500, amc23, minerva, olympiadbench, or a JSON-lines file"
+    )
+    group.add_argument(
+        "--completions", metavar="FILE", help="score these instead of a model: lines of {id, completion}"
+    )
+    group.add_argument("--records", metavar="FILE", help="keep completions here as they come, and go on from them")
+    group.add_argument("--result", metavar="FILE", help="also write the JSON object to a file, for `covgrpo table`")
+    group.add_argument("--label", metavar="TEXT", help="what the table calls it; default: the model or the file")
+    group.add_argument("--top-p", type=float, metavar="X", help="probability mass that is drawn from (0.95)")
+    group.add_argument("--engine", metavar="NAME", help="auto (vLLM where it is, else ours), vllm or own (auto)")
+    group.add_argument("--verifier-workers", type=int, metavar="N", help="verifier processes (the CPUs)")
+    group.add_argument("--verifier-timeout", type=float, metavar="S", help="seconds that a verifier may take (5)")
+
+
+def refuse_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that mean nothing without ``--benchmark``.
+
+    Raises:
+        UserError: one was given.
+    """
+    for name in _ONLY_HERE:
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} needs --benchmark.")
+
+
+def run(args: argparse.Namespace, model: str | None) -> int:
+    """Evaluate and print."""
+    from covgrpo.evaluation.at_k import at_k
+    from covgrpo.evaluation.benchmarks import load_benchmark
+    from covgrpo.evaluation.grading import VERIFIER, grade
+    from covgrpo.verify import VerifierPool
+
+    _check(args, model)
+    problems = load_benchmark(args.benchmark)[: args.problems]
+    drawn, about = _completions(args, model, problems)
+    workers, timeout_s = args.verifier_workers or _cpus(), args.verifier_timeout or 5.0
+    answer_format = args.answer_format or "math"
+    with VerifierPool(VERIFIER, workers, timeout_s) as pool:
+        scored = grade(problems, {key: texts for key, (texts, _) in drawn.items()}, answer_format, pool)
+        failures = dict(pool.failures)
+    if not scored:
+        raise UserError("none of the benchmark's problems has a completion.")
+    found: dict[str, Any] = {
+        "label": args.label or about["label"],
+        "benchmark": args.benchmark,
+        "answer_format": answer_format,
+        **about,
+        **at_k(scored, args.seed),
+        "problems_without_completions": len(problems) - len(scored),
+        "failures": failures,
+        **_lengths([one for _, ones in drawn.values() for one in ones]),
+    }
+    found["label"] = args.label or about["label"]
+    if args.result:
+        _write(Path(args.result), found)
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print(found)
+    return 0
+
+
+def _check(args: argparse.Namespace, model: str | None) -> None:
+    if bool(model) == bool(args.completions):
+        raise UserError("--benchmark needs a model or --completions, one of the two.")
+    if args.task:
+        raise UserError(f"--task {args.task} and --benchmark {args.benchmark} exclude each other.")
+    least = {"problems": 1, "samples": 1, "batch_size": 1, "seed": 0, "max_completion_length": 1, "verifier_workers": 1}
+    for name, minimum in least.items():
+        value = getattr(args, name)
+        if value is not None and value < minimum:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least {minimum}.")
+    if args.top_p is not None and not 0 < args.top_p <= 1:
+        raise UserError(f"--top-p is {args.top_p}; it must be a fraction above 0, at most 1.")
+    if args.temperature is not None and not 0 <= args.temperature < float("inf"):
+        raise UserError(f"--temperature is {args.temperature}; it must be finite and at least 0.")
+    if args.verifier_timeout is not None and not 0 < args.verifier_timeout < float("inf"):
+        raise UserError(f"--verifier-timeout is {args.verifier_timeout}; it must be finite and above 0.")
+    if args.engine not in (None, "auto", "vllm", "own"):
+        raise UserError(f"--engine {args.engine!r} is unknown; known: auto, vllm, own.")
+
+
+def _completions(args: argparse.Namespace, model: str | None, problems: list[Any]) -> tuple[dict[str, Any], Any]:
+    """Problem id -> (texts, what is known of their lengths); and where they come from."""
+    if args.completions:
+        from covgrpo.evaluation.completions import read_completions
+
+        texts = read_completions(args.completions, {problem.id for problem in problems})
+        return {key: (value, []) for key, value in texts.items()}, {"label": Path(args.completions).stem}
+    from covgrpo.evaluation.generation import GenerationSettings, draw_all
+    from covgrpo.runs.train import quiet_libraries
+    from covgrpo.tasks import PromptFormat
+
+    quiet_libraries()
+    given = {
+        "samples": args.samples, "temperature": args.temperature, "top_p": args.top_p, "batch_size": args.batch_size,
+        "max_completion_length": args.max_completion_length,
+    }  # fmt: skip
+    settings = GenerationSettings(seed=args.seed, **{k: v for k, v in given.items() if v is not None})
+    name = str(_model_folder(str(model)))
+    prompt_format = PromptFormat(args.answer_format or "math", args.system_prompt, 0)
+    drawn = draw_all(
+        lambda: _engine(args, name, settings),
+        {problem.id: prompt_format.messages(problem) for problem in problems},
+        settings,
+        Path(args.records) if args.records else None,
+        {"model": str(model), "benchmark": args.benchmark},
+        progress=lambda done, total: print(f"completions: {done}/{total}", file=sys.stderr),
+    )
+    about = {"label": str(model), "model": str(model), "temperature": settings.temperature, "top_p": settings.top_p}
+    about.update(seed=settings.seed, max_completion_length=settings.max_completion_length)
+    return {key: ([one.completion for one in ones], ones) for key, ones in drawn.items()}, about
+
+
+def _model_folder(name: str) -> str:
+    """A run folder's model, or the name itself."""
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file() and not (folder / "tokenizer.json").is_file() and (folder / "model").is_dir():
+        return str(folder / "model")
+    return name
+
+
+def _engine(args: argparse.Namespace, model: str, settings: Any) -> Any:
+    from importlib.util import find_spec
+
+    import torch
+
+    from covgrpo.evaluation.generation import SamplerEngine, VllmEngine
+    from covgrpo.models import load_model
+
+    has_vllm = find_spec("vllm") is not None
+    if args.engine == "vllm" and not has_vllm:
+        raise UserError("--engine vllm: vLLM is not installed.")
+    if args.engine == "vllm" or (args.engine != "own" and has_vllm and torch.cuda.is_available()):
+        return VllmEngine(model, settings, args.trust_remote_code)
+    loaded, tokenizer = load_model(model, trust_remote_code=args.trust_remote_code)
+    if torch.accelerator.is_available():
+        loaded = loaded.to(torch.accelerator.current_accelerator())
+    return SamplerEngine(loaded, tokenizer, settings)
+
+
+def _lengths(drawn: list[Any]) -> dict[str, Any]:
+    """Length and truncation statistics of completions that were drawn here."""
+    if not drawn:
+        return {}
+    lengths = sorted(one.length for one in drawn)
+    return {
+        "length": {
+            "mean": sum(lengths) / len(lengths),
+            "median": lengths[len(lengths) // 2],
+            "max": lengths[-1],
+        },
+        "truncated": sum(one.truncated for one in drawn) / len(drawn),
+    }
+
+
+def _cpus() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(f"{found['label']} on {found['benchmark']}: n={found['n']} problems, {found['k']} completions each at least")
+    print(f"  accuracy  {_interval(found)}")
+    for name, value in found.items():
+        if name.startswith(("avg@", "pass@", "maj@")):
+            print(f"  {name:<9} {_interval(value)}")
+    if "length" in found:
+        length = found["length"]
+        print(f"  length    mean {length['mean']:.0f}, median {length['median']}, max {length['max']} tokens; "
+              f"{found['truncated']:.3f} of the completions truncated")  # fmt: skip
+    if found["unscored"]:
+        print(f"  {found['unscored']} completions could not be scored and count as 0: {found['failures']}")
+    if found["problems_without_completions"]:
+        print(f"  {found['problems_without_completions']} problems have no completion and are left out")
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{value['accuracy']:.3f}  95 % interval [{value['low']:.3f}, {value['high']:.3f}]"

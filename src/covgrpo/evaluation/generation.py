@@ -1,0 +1,177 @@
+"""Completions of benchmark problems: drawn once, recorded as they come, so that a stopped evaluation goes on."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from covgrpo.errors import UserError
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How completions are drawn; the defaults are those of the paper's evaluation.
+
+    Args:
+        samples: completions a problem.
+        temperature: 0: greedy.
+        top_p: fraction of the probability mass that is drawn from.
+        max_completion_length: tokens.
+        seed: of the sampling.
+        batch_size: completions at once; part of the seed's meaning.
+
+    """
+
+    samples: int = 1
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_completion_length: int = 32_768
+    seed: int = 0
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A completion: its text, its length in tokens, and whether the limit cut it off."""
+
+    completion: str
+    length: int
+    truncated: bool
+
+
+class Engine(Protocol):
+    """Draws completions."""
+
+    def draw(self, prompts: Sequence[list[dict[str, str]]], seed: int) -> list[Drawn]:
+        """One completion for each list of chat messages, in order."""
+
+
+class SamplerEngine:
+    """Our own sampler on a loaded model."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: GenerationSettings, bf16: bool | None = None):
+        self.model, self.tokenizer, self.settings, self.bf16 = model.eval(), tokenizer, settings, bf16
+
+    def draw(self, prompts: Sequence[list[dict[str, str]]], seed: int) -> list[Drawn]:
+        """See :class:`Engine`."""
+        import torch
+
+        from covgrpo.evaluation.evaluate import encode_prompt, eos_ids
+        from covgrpo.hardware import autocast
+        from covgrpo.rollouts import SamplingSettings, sample
+
+        ends = eos_ids(self.model, self.tokenizer)
+        settings = SamplingSettings(
+            max_new_tokens=self.settings.max_completion_length,
+            eos_token_ids=ends,
+            pad_token_id=self.tokenizer.pad_token_id,
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+        )
+        device = next(self.model.parameters()).device
+        generator = torch.Generator(device).manual_seed(seed)
+        with autocast(device, self.bf16):
+            drawn = sample(self.model, [encode_prompt(self.tokenizer, p) for p in prompts], settings, generator)
+        texts = self.tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
+        return [Drawn(text, len(ids), ids[-1] not in ends) for text, ids in zip(texts, drawn.token_ids, strict=True)]
+
+
+class VllmEngine:
+    """vLLM, where it is installed and there is an accelerator."""
+
+    def __init__(self, model: str, settings: GenerationSettings, trust_remote_code: bool = False):
+        from vllm import LLM
+
+        self.settings = settings
+        self.llm = LLM(model=model, trust_remote_code=trust_remote_code, seed=settings.seed)
+
+    def draw(self, prompts: Sequence[list[dict[str, str]]], seed: int) -> list[Drawn]:
+        """See :class:`Engine`."""
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+            max_tokens=self.settings.max_completion_length,
+            seed=seed,
+        )
+        outputs = [result.outputs[0] for result in self.llm.chat(list(prompts), parameters, use_tqdm=False)]
+        return [Drawn(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]
+
+
+def draw_all(
+    engine: Callable[[], Engine],
+    prompts: dict[str, list[dict[str, str]]],
+    settings: GenerationSettings,
+    records: Path | None,
+    what: dict[str, Any],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, list[Drawn]]:
+    """Draw ``settings.samples`` completions for each problem, batch by batch.
+
+    Args:
+        engine: makes the engine; called only where something is left to draw.
+        prompts: problem id -> chat messages.
+        settings: see :class:`GenerationSettings`.
+        records: JSON-lines file to which each batch is appended, and from which a stopped evaluation goes on.
+        what: what else decides the completions (model, benchmark); kept in the file's first line.
+        progress: called with (completions done, completions in all).
+
+    Raises:
+        UserError: the file cannot be used, or is of another evaluation.
+    """
+    rows = [key for key in prompts for _ in range(settings.samples)]
+    head = {"evaluation": {**what, **asdict(settings), "prompts": _digest(prompts)}}
+    done = _read_records(records, head, rows) if records else []
+    made: Engine | None = None
+    for start in range(len(done), len(rows), settings.batch_size):
+        progress(start, len(rows))
+        made = made or engine()
+        chunk = rows[start : start + settings.batch_size]
+        # A batch has a seed of its own, so that going on gives what going through would have given.
+        drawn = made.draw([prompts[key] for key in chunk], settings.seed * 1_000_003 + start // settings.batch_size)
+        if records:
+            _append(records, [{"id": key, **asdict(one)} for key, one in zip(chunk, drawn, strict=True)])
+        done += drawn
+    progress(len(rows), len(rows))
+    found: dict[str, list[Drawn]] = {}
+    for key, one in zip(rows, done, strict=True):
+        found.setdefault(key, []).append(one)
+    return found
+
+
+def _digest(prompts: dict[str, list[dict[str, str]]]) -> str:
+    return hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Drawn]:
+    """Completions recorded so far, in whole batches; starts the file where there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _append(path, [head])
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]  # a torn last line has no end
+    try:
+        first = json.loads(lines[0]) if lines else None
+        records = [json.loads(line) for line in lines[1:]]
+        done = [Drawn(r["completion"], r["length"], r["truncated"]) for r in records]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a file of recorded completions ({error}); name another --records.") from error
+    if first != head:
+        raise UserError(f"{path} holds completions of another evaluation; name another --records, or remove it.")
+    size = head["evaluation"]["batch_size"]
+    whole = len(done) if len(done) == len(rows) else len(done) // size * size
+    if [r["id"] for r in records[:whole]] != rows[:whole]:
+        raise UserError(f"{path} holds completions of other problems; name another --records, or remove it.")
+    path.write_bytes(b"".join(line + b"\n" for line in lines[: whole + 1]))
+    return done[:whole]
+
+
+def _append(path: Path, records: list[dict[str, Any]]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error

@@ -1,0 +1,177 @@
+"""What a training run would do, worked out on paper: no model is loaded, nothing is downloaded."""
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from covgrpo.models.shapes import ModelShape, shape_of
+from covgrpo.runs.options import TrainOptions
+
+# An accelerator to reckon with: NVIDIA A100 80 GB, bf16 operations and bytes a second, and what is reached of them.
+_PEAK_FLOPS = 312e12
+_PEAK_BYTES = 2.0e12
+_REACHED = 0.4
+_PROMPT_TOKENS = 256  # of a mathematics problem with its instruction
+_WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+_HEAD_TOKENS = 1024  # scored at a time by TRL's fused head
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run on paper.
+
+    Args:
+        facts: name -> value, in reading order.
+        memory_bytes: part -> bytes on each device.
+        seconds: part -> seconds of a step, were every completion of full length.
+        downloads: what would be fetched.
+        problems: what does not fit together, a sentence each.
+
+    """
+
+    facts: dict[str, Any]
+    memory_bytes: dict[str, int]
+    seconds: dict[str, float]
+    downloads: list[str]
+    problems: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON's types."""
+        return dict(vars(self))
+
+
+def plan_training(options: TrainOptions, args: Any, processes: int = 1, shards: str = "none") -> Plan:
+    """Work out a run.
+
+    With N weights of which T are trained, B completions of at most L tokens in a micro-batch, s tokens in all with
+    their prompts (each prompt once a group on the shared path), h the width, l the layers:
+
+        weights     N x 2 or 4 bytes                           gradients  T x as many bytes
+        AdamW       8 T bytes                                  vocabulary head  3 x 4 x 1,024 x vocabulary bytes
+        activations 34 h bytes a token and layer; with checkpointing 2 h, and one layer's 34 h   (arXiv 2205.05198)
+        cache       completions of the device x length x 4 l x key heads x head size bytes
+
+    divided by the processes where ``shards`` says so (zero2: gradients and AdamW; zero3, fsdp2: the weights too).
+    Seconds on an A100: 6 T-pass operations a weight and token (8 with checkpointing) at 0.4 of 312 TFLOP/s; sampling
+    reads all weights and the cache once a token at 0.4 of 2 TB/s. They are upper bounds: full length everywhere.
+
+    Args:
+        options: of the run.
+        args: the trainer's resolved configuration (``CovGRPOConfig``).
+        processes: devices.
+        shards: none, zero2, zero3 or fsdp2.
+
+    """
+    shape = shape_of(options.model)
+    size, micro_batches = options.per_device_batch(processes)
+    completions = options.prompts_per_step * options.num_generations
+    facts: dict[str, Any] = {
+        "processes": processes,
+        "completions a step": completions,
+        "prompts a step": options.prompts_per_step,
+        "micro-batch on a device": size,
+        "micro-batches a step": micro_batches,
+        "updates a rollout batch": options.num_iterations,
+        "completion tokens a step, at most": completions * options.max_completion_length,
+        "completions over the run": completions * options.steps,
+        "method": options.method,
+        "weighting": f"{args.weighting}, statistics by {args.weighting_scope}",
+        "sampling": "vLLM" if args.use_vllm else "the trainer's own",
+        "rewards": f"correctness x {options.correctness_weight:g}, format x {options.format_weight:g}",
+    }
+    plan = Plan(facts, {}, {}, _downloads(options), _problems(options, args, shape, processes))
+    if shape is not None:
+        facts["weights"] = shape.parameters
+        plan.memory_bytes.update(_memory(options, args, shape, processes, shards))
+        plan.memory_bytes["in all"] = sum(plan.memory_bytes.values())
+        plan.seconds.update(_seconds(options, args, shape, processes))
+        plan.seconds["in all"] = sum(plan.seconds.values())
+    return plan
+
+
+def _trained(options: TrainOptions, shape: ModelShape) -> int:
+    """Weights that are trained: all, or those of LoRA adapters on every linear layer: r (inputs + outputs) each."""
+    if not options.lora_r:
+        return shape.parameters
+    head = shape.head_size or shape.hidden // shape.heads
+    queries, keys = shape.heads * head, shape.key_heads * head
+    sides = 2 * (shape.hidden + queries) + 2 * (shape.hidden + keys) + 3 * (shape.hidden + shape.intermediate)
+    return shape.layers * options.lora_r * sides
+
+
+def _memory(options: TrainOptions, args: Any, shape: ModelShape, processes: int, shards: str) -> dict[str, int]:
+    number = _WEIGHT_BYTES[options.dtype]
+    trained = _trained(options, shape)
+    share = processes if shards in ("zero3", "fsdp2") else 1
+    share_of_updates = processes if shards != "none" else 1
+    size, _ = options.per_device_batch(processes)
+    length = _PROMPT_TOKENS + options.max_completion_length
+    tokens = size * length
+    layer = 34 * shape.hidden * tokens
+    activations = (
+        (2 * shape.hidden * tokens * shape.layers + layer) if args.gradient_checkpointing else layer * shape.layers
+    )
+    rows = options.prompts_per_step * options.num_generations // processes
+    cache = 0 if args.use_vllm else rows * length * shape.cache_bytes_per_token
+    parts = {
+        "weights": shape.parameters * number // share,
+        "gradients": trained * number // share_of_updates,
+        "AdamW": trained * 8 // share_of_updates,
+        "activations": activations,
+        "vocabulary head": 3 * 4 * min(tokens, _HEAD_TOKENS) * shape.vocabulary,
+        "cache of sampling": cache,
+    }
+    if args.use_vllm and args.vllm_mode == "colocate":
+        parts["vLLM"] = int(args.vllm_gpu_memory_utilization * 80 * _GIB)
+    return parts
+
+
+def _seconds(options: TrainOptions, args: Any, shape: ModelShape, processes: int) -> dict[str, float]:
+    rows = options.prompts_per_step * options.num_generations // processes
+    length = options.max_completion_length
+    passes = 8 if args.gradient_checkpointing else 6
+    update = passes * shape.parameters * rows * (length + _PROMPT_TOKENS) * options.num_iterations
+    # Half of the completion is in the cache at its middle token.
+    read = 2 * shape.parameters + rows * (_PROMPT_TOKENS + length / 2) * shape.cache_bytes_per_token
+    compute = 2 * shape.parameters * rows
+    token_s = max(read / (_PEAK_BYTES * _REACHED), compute / (_PEAK_FLOPS * _REACHED))
+    return {"sampling": length * token_s, "update": update / (_PEAK_FLOPS * _REACHED)}
+
+
+def _downloads(options: TrainOptions) -> list[str]:
+    found = []
+    model = Path(options.model).expanduser()
+    if "/" in options.model and not model.exists():
+        shape = shape_of(options.model)
+        amount = f", about {2 * shape.parameters / 1e9:.1f} GB" if shape else ""
+        found.append(f"model {options.model}{amount}")
+    if options.task.startswith("hub:"):
+        found.append(f"data set {options.task[4:].partition('?')[0]}")
+    return found
+
+
+def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, processes: int) -> list[str]:
+    found = []
+    if shape is None:
+        found.append(f"the sizes of {options.model} are not known without loading it, so nothing is estimated")
+    elif _PROMPT_TOKENS + options.max_completion_length > shape.context:
+        found.append(
+            f"prompts of about {_PROMPT_TOKENS} tokens and completions of {options.max_completion_length} do not fit "
+            f"the model's context of {shape.context}"
+        )
+    size, _ = options.per_device_batch(processes)
+    if size % options.num_generations and args.fast_path:
+        found.append(
+            f"micro-batches of {size} split groups of {options.num_generations}: exact, prompts are forwarded oftener"
+        )
+    if args.use_vllm and find_spec("vllm") is None:
+        found.append("use_vllm is set and vLLM is not installed here")
+    if options.lora_r and find_spec("peft") is None:
+        found.append("lora_r is set and peft is not installed here (pip install covgrpo[peft])")
+    if args.gradient_checkpointing and args.fast_path:
+        found.append("gradient checkpointing keeps no cache: the update forwards each completion with its own prompt")
+    if options.format_weight and options.answer_format == "plain":
+        found.append("format_weight is above 0 and the plain format asks for nothing")
+    return found

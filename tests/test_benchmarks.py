@@ -1,0 +1,289 @@
+"""`covgrpo eval --benchmark`: benchmarks by name and file, completions made elsewhere, records, the table."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from covgrpo.cli import main
+from covgrpo.errors import UserError
+from covgrpo.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from covgrpo.evaluation.completions import read_completions
+from covgrpo.evaluation.generation import Drawn, GenerationSettings, draw_all
+from covgrpo.evaluation.table import PAPER, benchmark_name
+from covgrpo.tasks import get_answer_format
+from covgrpo.tasks.hub import HubTask, problems_in
+
+PROBLEMS = [
+    {"id": "a", "problem": "What is 1 + 1?", "answer": "2"},
+    {"id": "b", "problem": "What is half of 1?", "answer": "\\frac{1}{2}"},
+    {"id": "c", "problem": "Which set?", "answer": "\\{1, 2\\}"},
+]
+
+
+def write(path: Path, rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    problems = write(tmp_path / "math500-part.jsonl", PROBLEMS)
+    rows = [
+        {"id": "a", "completion": "So the answer is \\boxed{2}."},
+        {"id": "b", "completion": "<think>\\boxed{7}</think> It is \\boxed{0.5}"},
+        {"id": "a", "completion": "\\boxed{3}"},
+        {"id": "b", "completion": "I do not know"},
+        {"id": "c", "completion": "The answer is $\\{2, 1\\}$."},
+        {"id": "c", "completion": ""},
+    ]
+    return problems, write(tmp_path / "completions.jsonl", rows)
+
+
+def test_completions_made_elsewhere(files, capsys):
+    problems, completions = map(str, files)
+    assert main(["eval", "--benchmark", problems, "--completions", completions, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["k"], found["unscored"]) == (3, 2, 0)
+    assert found["accuracy"] == found["avg@2"]["accuracy"] == pytest.approx(0.5)
+    assert found["pass@1"]["accuracy"] == pytest.approx(0.5) and found["pass@2"]["accuracy"] == 1.0
+    assert found["maj@2"]["accuracy"] == 1.0, "of two answers the earlier one"
+    assert 0 < found["low"] < 0.5 < found["high"] < 1 or found["low"] == found["high"] == 0.5
+    assert "model" not in found and "length" not in found
+
+
+def test_in_words(files, capsys):
+    problems, completions = map(str, files)
+    assert main(["eval", "--benchmark", problems, "--completions", completions, "--problems", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("completions on ") and "n=3 problems, 2 completions each" in lines[0]
+    assert lines[1].startswith("  accuracy  0.500  95 % interval [")
+
+
+def test_problems_without_completions_are_named(files, capsys):
+    problems, completions = files
+    write(completions, [{"id": "a", "completion": "\\boxed{2}"}])
+    assert main(["eval", "--benchmark", str(problems), "--completions", str(completions)]) == 0
+    assert "2 problems have no completion and are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"id": "a"}', "line 1: field 'completion' is missing"),
+        ('{"id": "x", "completion": ""}', "line 1: no problem has the id 'x'"),
+        ('\n{"id": "a", "completion": 3}', "line 2: field 'completion' must be text, not 3"),
+        ("nonsense", "line 1: not valid JSON"),
+        ("[1]", "line 1: a JSON object is expected"),
+        ("", "the file holds no completion"),
+    ],
+)
+def test_bad_completions_are_one_sentence(files, capsys, text, said):
+    problems, completions = files
+    completions.write_text(text)
+    assert main(["eval", "--benchmark", str(problems), "--completions", str(completions)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and str(completions) in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--benchmark", "P"], "--benchmark needs a model or --completions"),
+        (["m", "--benchmark", "P", "--completions", "C"], "one of the two"),
+        (["--benchmark", "math50", "--completions", "C"], "Did you mean 'math500'?"),
+        (["--completions", "C"], "--completions needs --benchmark"),
+        (["m", "--benchmark", "P", "--top-p", "0"], "--top-p is 0.0"),
+        (["m", "--benchmark", "P", "--temperature", "-1"], "--temperature is -1.0"),
+        (["m", "--benchmark", "P", "--samples", "0"], "--samples is 0"),
+        (["m", "--benchmark", "P", "--engine", "magic"], "--engine 'magic' is unknown"),
+        (["m", "--benchmark", "P", "--task", "addition"], "exclude each other"),
+        (["--benchmark", "P", "--completions", "missing.jsonl"], "cannot read missing.jsonl"),
+    ],
+)
+def test_bad_flags_are_one_sentence(files, capsys, words, said):
+    named = {"P": str(files[0]), "C": str(files[1])}
+    assert main(["eval", *(named.get(word, word) for word in words)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_name_without_the_hub_says_what_serves_instead(monkeypatch, capsys, files):
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    assert main(["eval", "--benchmark", "aime24", "--completions", str(files[1])]) == 2
+    error = capsys.readouterr().err
+    assert "HuggingFaceH4/aime_2024" in error and "no network" in error and "JSON-lines" in error
+
+
+def test_benchmarks_from_the_hub(monkeypatch):
+    rows = {
+        "HuggingFaceH4/MATH-500": [{"problem": " q ", "answer": "7"}],
+        "knoveleng/Minerva-Math": [{"problem": "q", "solution": "So \\boxed{1} or rather \\boxed{\\frac{1}{2}}."}],
+        "knoveleng/OlympiadBench": [{"question": "q", "answer": ["$2$"]}],
+    }
+    monkeypatch.setattr("datasets.load_dataset", lambda dataset, config, split: rows[dataset])
+    assert load_benchmark("math500")[0].question == "q" and load_benchmark("math500")[0].id == "math500/0"
+    assert load_benchmark("minerva")[0].payload == {"gold": "\\frac{1}{2}"}
+    assert load_benchmark("olympiadbench")[0].answer == "$2$"
+
+
+def test_a_task_from_the_hub(monkeypatch):
+    rows = [{"problem": f"q{i}", "answer": i} for i in range(50)]
+    monkeypatch.setattr("datasets.load_dataset", lambda dataset, config, split: rows)
+    task = HubTask("org/name")
+    train, held_out = task.problems("train", 100, 0), task.problems("eval", 100, 0)
+    assert len(train) + len(held_out) == 50 and not {p.id for p in train} & {p.id for p in held_out}
+    assert len(HubTask("org/name", split="all").problems("train", 100, 0)) == 50
+    with pytest.raises(UserError, match="'what'"):
+        HubTask("org/name", what=1)
+    with pytest.raises(UserError, match="row 1: column 'answer' holds no answer"):
+        problems_in([{"problem": "q", "answer": "1"}, {"problem": "r", "answer": None}], "x", "problem", "answer")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("\\boxed{1} then \\boxed{2}", "2"),
+        ("<think>\\boxed{1}</think> \\boxed{2}", "2"),
+        ("<think> \\boxed{1} </think> so it is 1", "1"),
+        ("x" * 5000 + " the answer is $5$", ("x" * 5000 + " the answer is $5$")[-3000:]),
+        ("", ""),
+    ],
+)
+def test_extraction(text, answer):
+    assert get_answer_format("math").extract(text) == answer
+
+
+def test_thought_then_box():
+    well_formed = get_answer_format("think_math").is_well_formed
+    assert well_formed("<think>\nlong\n</think>\n\\boxed{2}") and well_formed("long\n</think>\nIt is \\boxed{2}.")
+    assert not any(
+        map(
+            well_formed, ("\\boxed{2}", "<think></think>", "a <think></think> \\boxed{2}", "</think></think>\\boxed{2}")
+        )
+    )
+
+
+# --- completions drawn here ------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """Completions that tell their problem, batch seed and place."""
+
+    def __init__(self, fail_after: int = 10**9):
+        self.batches: list[int] = []
+        self.fail_after = fail_after
+
+    def draw(self, prompts, seed):
+        if len(self.batches) == self.fail_after:
+            raise KeyboardInterrupt
+        self.batches.append(len(prompts))
+        return [Drawn(f"{p[-1]['content']} {seed} {i}", i, i == 0) for i, p in enumerate(prompts)]
+
+
+PROMPTS = {key: [{"role": "user", "content": key}] for key in "abcde"}
+SETTINGS = GenerationSettings(samples=2, batch_size=4)
+
+
+def test_a_stopped_evaluation_goes_on(tmp_path):
+    whole = draw_all(lambda: Scripted(), PROMPTS, SETTINGS, None, {})
+    assert {key: len(drawn) for key, drawn in whole.items()} == dict.fromkeys("abcde", 2)
+    records, engine = tmp_path / "deep" / "records.jsonl", Scripted(fail_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        draw_all(lambda: engine, PROMPTS, SETTINGS, records, {})
+    with records.open("a") as file:
+        file.write('{"id": "e", "comp')
+    engine = Scripted()
+    assert draw_all(lambda: engine, PROMPTS, SETTINGS, records, {}) == whole and engine.batches == [2]
+    assert draw_all(lambda: pytest.fail("nothing is left to draw"), PROMPTS, SETTINGS, records, {}) == whole
+
+
+@pytest.mark.parametrize("other", ["settings", "model", "prompts", "no records"])
+def test_records_of_another_evaluation_are_refused(tmp_path, other):
+    records = tmp_path / "records.jsonl"
+    draw_all(lambda: Scripted(), PROMPTS, SETTINGS, records, {"model": "m"})
+    if other == "no records":
+        records.write_text("hello\nworld\n")
+    settings = GenerationSettings(samples=2, batch_size=4, seed=1) if other == "settings" else SETTINGS
+    prompts = {**PROMPTS, "a": [{"role": "user", "content": "new"}]} if other == "prompts" else PROMPTS
+    with pytest.raises(UserError, match="another --records"):
+        draw_all(lambda: Scripted(), prompts, settings, records, {"model": "n" if other == "model" else "m"})
+
+
+@pytest.mark.slow
+def test_a_model_on_a_benchmark(tiny_folder, files, tmp_path, capsys):
+    words = ["eval", str(tiny_folder), "--benchmark", str(files[0]), "--samples", "4", "--max-completion-length", "8"]
+    words += ["--records", str(tmp_path / "r.jsonl"), "--result", str(tmp_path / "out" / "r.json"), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["k"]) == (3, 4) and found["model"] == str(tiny_folder)
+    assert {"avg@4", "pass@1", "pass@2", "pass@4", "maj@2", "maj@4"} <= set(found)
+    assert 0 < found["length"]["mean"] <= 8 and 0 <= found["truncated"] <= 1
+    assert json.loads((tmp_path / "out" / "r.json").read_text()) == found
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 13
+    assert main(words) == 0 and json.loads(capsys.readouterr().out) == found, "from the records alone"
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def result(path: Path, label: str, benchmark: str, accuracy: float) -> str:
+    found = {
+        "label": label,
+        "benchmark": benchmark,
+        "accuracy": accuracy,
+        "low": accuracy - 0.1,
+        "high": accuracy + 0.1,
+    }
+    path.write_text(json.dumps(found))
+    return str(path)
+
+
+def test_the_table(tmp_path, capsys):
+    files = [
+        result(tmp_path / f"{i}.json", label, name, value)
+        for i, (label, name, value) in enumerate(
+            [("my gaussian", f"../data/{name}.jsonl", 0.5) for name in BENCHMARKS] + [("grpo", "math500", 0.8)]
+        )
+    ]
+    assert main(["table", *files, "--paper", "1.5b"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| model | AIME24 | MATH-500 | AMC23 | Minerva | OlympiadBench | average |"
+    assert lines[2].startswith("| my gaussian | 0.500 [0.400, 0.600] |") and lines[2].endswith("| 0.500 |")
+    assert lines[3].endswith("| 0.800 [0.700, 0.900] |  |  |  |  |")
+    assert "| paper: gaussian | 0.300 | 0.870 | 0.775 | 0.298 | 0.520 | 0.553 |" in lines
+    assert any(line.startswith("| my gaussian less paper: gaussian | 0.200 [0.100, 0.300] |") for line in lines)
+    assert any(line.startswith("| grpo less paper: grpo |  | -0.050 [-0.150, 0.050] |") for line in lines)
+    assert main(["table", *files, "--csv"]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0][0] == "model" and rows[1][0] == "my gaussian" and len(rows) == 3
+
+
+def test_the_papers_averages_are_those_of_its_columns():
+    printed = {"1.5b": (48.9, 52.6, 53.6, 55.3), "7b": (41.4, 44.1, 44.7, 46.7)}
+    for size, averages in printed.items():
+        for values, average in zip(PAPER[size].values(), averages, strict=True):
+            assert abs(100 * sum(values) / 5 - average) < 0.06
+
+
+def test_bad_results(tmp_path, capsys):
+    good = result(tmp_path / "a.json", "x", "math500", 0.5)
+    assert main(["table", good, good]) == 2 and "x has math500 twice" in capsys.readouterr().err
+    (tmp_path / "b.json").write_text("{}")
+    assert main(["table", str(tmp_path / "b.json")]) == 2 and "b.json is no result" in capsys.readouterr().err
+    assert main(["table", good, "--paper", "3b"]) == 2 and "'3b' is unknown" in capsys.readouterr().err
+
+
+def test_names_of_files():
+    assert [benchmark_name(x) for x in ("math500", "data/MATH-500.jsonl", "amc23_part.jsonl", "own.jsonl")] == [
+        "math500", "math500", "amc23", "own",
+    ]  # fmt: skip
+
+
+def test_ids_may_be_numbers(tmp_path):
+    path = write(tmp_path / "c.jsonl", [{"id": 7, "completion": "x", "other": 1}])
+    assert read_completions(path, {"7"}) == {"7": ["x"]}
