@@ -150,7 +150,8 @@ def test_a_task_from_the_hub(monkeypatch):
         ("\\boxed{1} then \\boxed{2}", "2"),
         ("<think>\\boxed{1}</think> \\boxed{2}", "2"),
         ("<think> \\boxed{1} </think> so it is 1", "1"),
-        ("x" * 5000 + " the answer is $5$", ("x" * 5000 + " the answer is $5$")[-3000:]),
+        ("x" * 5000 + " the answer is $5$", ("x" * 5000 + " the answer is $5$")[-1000:]),
+        ("$y" + " so" * 500 + "$ and the answer is $5$", "and the answer is $5$"),
         ("", ""),
     ],
 )

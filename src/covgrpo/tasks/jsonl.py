@@ -19,6 +19,7 @@ from covgrpo.tasks.base import (
     derived_seed,
     merge_parameters,
 )
+from covgrpo.tasks.math_limits import end_of, why_refused
 from covgrpo.tasks.spec import format_spec
 
 _DEFAULTS = {"split": "hash", "eval_fraction": DEFAULT_EVAL_FRACTION}
@@ -164,8 +165,14 @@ def _boxed(text: str) -> str:
 _RUNNING_TEXT = re.compile(r"\$|\\boxed|\\[(\[]|answer\b", re.IGNORECASE)
 
 
+# thin spaces between groups of digits, which math-verify reads as products
+_DIGIT_GROUP = re.compile(r"(?<=\d)\\[,;:]\s*(?=\d{3}(?!\d))")
+
+
 def _equal(gold: str, answer: str) -> bool:
     from math_verify import verify
+
+    gold, answer = (_DIGIT_GROUP.sub("", text) for text in (gold, answer))
 
     answer = answer.rstrip(". ")  # math-verify does not read "42."
     # bare LaTeX needs a box to be seen; the box also keeps "41, 42" from counting as its last number
@@ -176,7 +183,12 @@ def _equal(gold: str, answer: str) -> bool:
 def score(payload: dict[str, Any], answer: str) -> float:
     """1 if ``answer`` equals the gold answer, as stripped text or else as mathematics (math-verify); else 0.
 
-    Has no time limit of its own: ``9**9**9**9`` runs for ever. Call it through a VerifierPool.
+    Of running text its end counts; what :mod:`covgrpo.tasks.math_limits` refuses is wrong. Has no time limit of its
+    own, and what is not refused may still run for long: call it through a VerifierPool.
     """
     gold, answer = payload["gold"].strip(), answer.strip()
-    return float(bool(answer) and (answer == gold or _equal(gold, answer)))
+    if not answer or answer == gold:
+        return float(bool(answer))
+    if _RUNNING_TEXT.search(answer):
+        answer = end_of(answer)
+    return float(why_refused(answer, gold) is None and _equal(gold, answer))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from covgrpo.errors import UserError
 from covgrpo.tasks.base import Problem, did_you_mean
+from covgrpo.tasks.math_limits import end_of
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,13 @@ def answer_tag(text: str) -> str:
     return content.strip() if opening and closing else ""
 
 
-_TAIL_CHARACTERS = 3000  # of a completion without a box: its end, where an answer in running text stands
-
-
 def math_answer(text: str) -> str:
     r"""The last ``\boxed{...}`` after the last ``</think>``; else the last one anywhere; else the end of the text.
 
     From an end of a text math-verify takes the last expression that is marked as one ($...$, "answer is ...").
     """
     _, _, tail = text.rpartition("</think>")
-    return last_boxed(tail) or last_boxed(text) or tail.strip()[-_TAIL_CHARACTERS:]
+    return last_boxed(tail) or last_boxed(text) or end_of(tail)
 
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
