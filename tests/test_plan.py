@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import tiny_model, tiny_tokenizer
 
 from covgrpo.cli import main
 from covgrpo.models.shapes import KNOWN_SHAPES, shape_of
@@ -111,6 +112,34 @@ def test_in_words(capsys):
 def test_bad_input(words, said, capsys):
     assert main(["train", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_papers_run_on_a_tiny_model(tmp_path, monkeypatch, capsys):
+    """The 1.5B recipe with the model and the data replaced, every other option untouched; then evaluated and tabled."""
+    data = Path(__file__).resolve().parents[2] / "shared" / "data" / "math500.jsonl"
+    if not data.exists():
+        pytest.skip("benchmark file math500.jsonl is not on this machine")
+    monkeypatch.undo()  # of the refusal to load anything
+    monkeypatch.chdir(tmp_path)
+    tiny_model(max_position_embeddings=8192).save_pretrained("tiny")
+    tiny_tokenizer().save_pretrained("tiny")
+    recipe = str(ROOT / "recipes/paper/1.5b-gaussian.yaml")
+    words = ["--model", "tiny", "--task", f"jsonl:{data}?split=all", "--steps", "3", "--output", "run"]
+    assert main(["train", "--config", recipe, *words]) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    asked, options = yaml.safe_load(Path(recipe).read_text()), config["options"]
+    changed = {"model", "task", "steps"}
+    assert {k: options[k] for k in asked if k not in changed} == {k: v for k, v in asked.items() if k not in changed}
+    assert config["trainer"]["gradient_checkpointing"] and config["trainer"]["max_completion_length"] == 4096
+    Path("math500.jsonl").write_text("".join(data.read_text(encoding="utf-8").splitlines(keepends=True)[:8]))
+    words = ["--samples", "2", "--max-completion-length", "32", "--label", "gaussian", "--result", "results/g.json"]
+    assert main(["eval", "run", "--benchmark", "math500.jsonl", *words]) == 0
+    capsys.readouterr()
+    assert main(["table", "results/g.json", "--paper", "1.5b"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| model | AIME24 | MATH-500") and lines[2].startswith("| gaussian |")
+    assert lines[-1].startswith("| gaussian less paper: gaussian |")
 
 
 def test_parameters_of_known_models():

@@ -289,12 +289,12 @@ def test_warm_up_runs_once_at_import(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_hostile_answers_to_math_verify_cost_seconds():
     refused = ["9**9**9**9", "$9^{9^{9^9}}$", "{" * 10_000 + "}" * 10_000, "$10000000000!$"]
-    # Where the gold answer is an integral, an answer may be one.
-    integral = "$\\int_0^{9} e^{\\sin(x^3)} \\log(x + 0.3) dx$"
+    # Where the gold answer has a large power, an answer may have one.
+    power = "(x + y + z + 3)^{4000}"
     with VerifierPool("covgrpo.tasks.jsonl:score", num_workers=2, timeout_s=1.0) as pool:
         start = time.monotonic()
         verdicts = pool.score([({"gold": "42"}, answer) for answer in [*refused, "42.0"]])
-        verdicts += pool.score([({"gold": "\\int_0^1 x dx"}, integral)] * 2)
+        verdicts += pool.score([({"gold": "(a + b)^{100}"}, power)] * 2)
         assert time.monotonic() - start < 20
     assert [verdict.score for verdict in verdicts] == [0, 0, 0, 0, 1, 0, 0]
     assert pool.failures["timeout"] == 2

@@ -69,7 +69,7 @@ def _dry_run(options: TrainOptions, args: argparse.Namespace) -> int:
     for name, amount in found.memory_bytes.items():
         print(f"  memory of a device, {name:<16} {amount / 2**30:.1f} GiB")
     for name, seconds in found.seconds.items():
-        print(f"  seconds of a step, {name:<17} {seconds:.0f} at most, on an A100")
+        print(f"  seconds of a step, {name:<17} about {seconds:.0f} on an A100, at full length")
     for text in found.downloads:
         print(f"  would download {text}")
     for text in found.problems:
