@@ -44,8 +44,13 @@ def files(tmp_path):
 
 def test_completions_made_elsewhere(files, capsys):
     problems, completions = map(str, files)
-    assert main(["eval", "--benchmark", problems, "--completions", completions, "--json"]) == 0
+    scores = files[0].parent / "out" / "scores.jsonl"
+    words = ["--benchmark", problems, "--completions", completions, "--scores", str(scores)]
+    assert main(["eval", *words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    assert [(row["id"], row["score"]) for row in rows] == list(zip("aabbcc", (1, 0, 1, 0, 1, 0), strict=True))
+    assert rows[2] == {"id": "b", "gold": "\\frac{1}{2}", "answer": "0.5", "score": 1.0}
     assert (found["n"], found["k"], found["unscored"]) == (3, 2, 0)
     assert found["accuracy"] == found["avg@2"]["accuracy"] == pytest.approx(0.5)
     assert found["pass@1"]["accuracy"] == pytest.approx(0.5) and found["pass@2"]["accuracy"] == 1.0

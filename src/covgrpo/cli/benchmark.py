@@ -3,12 +3,23 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
 
-_ONLY_HERE = ("completions", "records", "top_p", "result", "label", "verifier_workers", "verifier_timeout", "engine")
+_ONLY_HERE = (
+    "completions",
+    "records",
+    "scores",
+    "top_p",
+    "result",
+    "label",
+    "verifier_workers",
+    "verifier_timeout",
+    "engine",
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--completions", metavar="FILE", help="score these instead of a model: lines of {id, completion}"
     )
     group.add_argument("--records", metavar="FILE", help="keep completions here as they come, and go on from them")
+    group.add_argument("--scores", metavar="FILE", help="write a line for each completion: id, extracted answer, score")
     group.add_argument("--result", metavar="FILE", help="also write the JSON object to a file, for `covgrpo table`")
     group.add_argument("--label", metavar="TEXT", help="what the table calls it; default: the model or the file")
     group.add_argument("--top-p", type=float, metavar="X", help="probability mass that is drawn from (0.95)")
@@ -57,6 +69,10 @@ def run(args: argparse.Namespace, model: str | None) -> int:
         failures = dict(pool.failures)
     if not scored:
         raise UserError("none of the benchmark's problems has a completion.")
+    if args.scores:
+        _write(
+            Path(args.scores), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(problems, scored))
+        )
     found: dict[str, Any] = {
         "label": args.label or about["label"],
         "benchmark": args.benchmark,
@@ -69,7 +85,7 @@ def run(args: argparse.Namespace, model: str | None) -> int:
     }
     found["label"] = args.label or about["label"]
     if args.result:
-        _write(Path(args.result), found)
+        _write(Path(args.result), json.dumps(found, indent=2) + "\n")
     if args.json:
         print(json.dumps(found, indent=2))
     else:
@@ -177,10 +193,17 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _write(path: Path, found: dict[str, Any]) -> None:
+def _rows(problems: list[Any], scored: list[Any]) -> Iterator[dict[str, Any]]:
+    gold = {problem.id: problem.answer for problem in problems}
+    for one in scored:
+        for answer, score in zip(one.answers, one.scores, strict=True):
+            yield {"id": one.id, "gold": gold[one.id], "answer": answer, "score": score}
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error
 

@@ -55,8 +55,8 @@ def plan_training(options: TrainOptions, args: Any, processes: int = 1, shards: 
 
     divided by the processes where ``shards`` says so (zero2: gradients and AdamW; zero3, fsdp2: the weights too).
     Seconds on an A100: 6 T-pass operations a weight and token (8 with checkpointing) at 0.4 of 312 TFLOP/s; sampling
-    reads all weights and the cache once a token at 0.4 of 2 TB/s. Every completion is reckoned at full length; a sampler
-    that waits for kernel launches, as a small model's does, is slower than that.
+    reads all weights and the cache once a token at 0.4 of 2 TB/s. Every completion is reckoned at full length; a
+    sampler that waits for kernel launches, as a small model's does, is slower than that.
 
     Args:
         options: of the run.
