@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from cli_cases import command
 from run_cases import Running, complete, metrics, steps, untimed, weights, words
 from transformers import AutoModelForCausalLM
 
@@ -248,3 +249,11 @@ def test_resume_at_the_end(
     )
     assert capsys.readouterr().err == message
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_lora_adapters_are_trained_saved_and_evaluated(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command("--lora-r", "4", "--lora-alpha", "8", "--steps", "2", "--learning-rate", "1e-2")) == 0
+    adapter = json.loads(Path("out/model/adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"]) == (4, 8) and not Path("out/model/model.safetensors").exists()
+    assert main(["eval", "out", "--problems", "6", "--samples", "0"]) == 0
+    assert "greedy   accuracy" in capsys.readouterr().out
