@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from cli_cases import command
 from run_cases import Running, complete, metrics, steps, untimed, weights, words
 from transformers import AutoModelForCausalLM
 
@@ -252,8 +251,12 @@ def test_resume_at_the_end(
 
 
 def test_lora_adapters_are_trained_saved_and_evaluated(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command("--lora-r", "4", "--lora-alpha", "8", "--steps", "2", "--learning-rate", "1e-2")) == 0
-    adapter = json.loads(Path("out/model/adapter_config.json").read_text())
-    assert (adapter["r"], adapter["lora_alpha"]) == (4, 8) and not Path("out/model/model.safetensors").exists()
-    assert main(["eval", "out", "--problems", "6", "--samples", "0"]) == 0
+    flags = ["--lora-r", "4", "--lora-alpha", "8", "--steps", "2", "--prompts-per-step", "2", "--num-generations", "4"]
+    task = ["--task", "addition", "--model", "tiny", "--max-completion-length", "4"]
+    assert main(["train", *task, *flags, "--output", "lora"]) == 0
+    adapter = json.loads((inside / "lora" / "model" / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"]) == (4, 8)
+    assert not (inside / "lora" / "model" / "model.safetensors").exists()
+    capsys.readouterr()
+    assert main(["eval", "lora", "--problems", "6", "--samples", "0"]) == 0
     assert "greedy   accuracy" in capsys.readouterr().out
