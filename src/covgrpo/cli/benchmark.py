@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from covgrpo.cli.files import write_text
 from covgrpo.errors import UserError
 
 _ONLY_HERE = (
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace, model: str | None) -> int:
     if not scored:
         raise UserError("none of the benchmark's problems has a completion.")
     if args.scores:
-        _write(
+        write_text(
             Path(args.scores), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(problems, scored))
         )
     found: dict[str, Any] = {
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace, model: str | None) -> int:
     }
     found["label"] = args.label or about["label"]
     if args.result:
-        _write(Path(args.result), json.dumps(found, indent=2) + "\n")
+        write_text(Path(args.result), json.dumps(found, indent=2) + "\n")
     if args.json:
         print(json.dumps(found, indent=2))
     else:
@@ -198,14 +199,6 @@ def _rows(problems: list[Any], scored: list[Any]) -> Iterator[dict[str, Any]]:
     for one in scored:
         for answer, score in zip(one.answers, one.scores, strict=True):
             yield {"id": one.id, "gold": gold[one.id], "answer": answer, "score": score}
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from covgrpo.cli.files import write_text
 from covgrpo.errors import UserError
 
 _EXAMPLE = """examples:
@@ -50,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
     content = collect(runs)
     title = args.title or ", ".join(group.label for group in content.groups)
     output = Path(args.output) if args.output else _default_output(runs)
-    _write(output, html_page(content, title))
+    write_text(output, html_page(content, title))
     print(f"report: {output}")
     if args.markdown:
-        _write(Path(args.markdown), markdown_summary(content, title))
+        write_text(Path(args.markdown), markdown_summary(content, title))
         print(f"summary: {args.markdown}")
     if args.figures:
         _draw(content, Path(args.figures), args.formats)
@@ -70,14 +71,6 @@ def _folder_and_label(text: str) -> tuple[str, str | None]:
 
 def _default_output(runs: list[Any]) -> Path:
     return runs[0].path / "report.html" if len(runs) == 1 else Path("report.html")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error
 
 
 def _draw(content: Any, folder: Path, formats: list[str]) -> None:

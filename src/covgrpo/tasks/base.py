@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -117,6 +118,29 @@ def collect_problems(
             f"(eval_fraction is {eval_fraction})."
         )
     return chosen
+
+
+def draw_problems(
+    problems: Iterable[Problem],
+    split: Split,
+    n: int,
+    seed: int,
+    *,
+    spec: str,
+    kind: str,
+    how: str,
+    eval_fraction: float,
+) -> list[Problem]:
+    """Up to ``n`` of given problems in an order that ``kind`` and ``seed`` decide; with ``how="all"`` of all of them.
+
+    Raises:
+        UserError: see :func:`collect_problems`.
+    """
+    order = list(problems)
+    random.Random(derived_seed(kind, seed)).shuffle(order)  # noqa: S311 (not cryptography)
+    if how == "all":
+        eval_fraction = 0.0 if split == "train" else 1.0
+    return collect_problems(order, split, n, spec=spec, eval_fraction=eval_fraction)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -1,6 +1,5 @@
 """Problems from a data set on the Hugging Face hub, verified with math-verify."""
 
-import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +9,7 @@ from covgrpo.tasks.base import (
     Problem,
     Split,
     TaskInfo,
-    collect_problems,
-    derived_seed,
+    draw_problems,
     merge_parameters,
 )
 from covgrpo.tasks.prompt import last_boxed
@@ -71,12 +69,8 @@ class HubTask:
             rows = hub_rows(self.dataset, self.params["config"], self.params["data_split"])
             columns = self.params["question"], self.params["answer"]
             self._problems = problems_in(rows, self.dataset.rpartition("/")[2], *columns)
-        order = list(self._problems)
-        random.Random(derived_seed("hub", seed)).shuffle(order)  # noqa: S311 (not cryptography)
-        fraction = self.params["eval_fraction"]
-        if self.params["split"] == "all":
-            fraction = 0.0 if split == "train" else 1.0
-        return collect_problems(order, split, n, spec=self.spec, eval_fraction=fraction)
+        how = {"spec": self.spec, "kind": "hub", "how": self.params["split"]}
+        return draw_problems(self._problems, split, n, seed, eval_fraction=self.params["eval_fraction"], **how)
 
 
 def hub_rows(dataset: str, config: str, split: str) -> Iterable[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import functools
 import json
 import logging
-import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,7 @@ from covgrpo.tasks.base import (
     Problem,
     Split,
     TaskInfo,
-    collect_problems,
-    derived_seed,
+    draw_problems,
     merge_parameters,
 )
 from covgrpo.tasks.math_limits import end_of, why_refused
@@ -62,12 +60,8 @@ class JsonlTask:
 
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         """See :meth:`covgrpo.tasks.Task.problems`; with ``split="all"`` both splits are the whole file."""
-        order = list(self._problems)
-        random.Random(derived_seed("jsonl", seed)).shuffle(order)  # noqa: S311 (not cryptography)
-        if self.split == "all":
-            whole = 0.0 if split == "train" else 1.0
-            return collect_problems(order, split, n, spec=self.spec, eval_fraction=whole)
-        return collect_problems(order, split, n, spec=self.spec, eval_fraction=self.eval_fraction)
+        how = {"spec": self.spec, "kind": "jsonl", "how": self.split}
+        return draw_problems(self._problems, split, n, seed, eval_fraction=self.eval_fraction, **how)
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
