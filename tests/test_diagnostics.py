@@ -10,6 +10,7 @@ from trl_runs import build, logs, ours, scripted_rollouts, stock, weights
 
 from covgrpo.callbacks import RunWriter, TokenDiagnostics
 from covgrpo.metrics import summarise
+from covgrpo.report import collect, read_run
 
 pytestmark = pytest.mark.slow
 
@@ -225,3 +226,8 @@ def test_run_writer_beside_stock_trl(tmp_path):
         columns = sample["tokens"]
         assert len({len(values) for values in columns.values()}) == 1
         assert "".join(columns["text"]).replace("[EOS]", "") == sample["completion"].replace(" ", "")
+    shown = collect([read_run(tmp_path / "run")])
+    assert shown.skipped == [] and {"reward", "entropy", "cov/sigma"} <= set(shown.curves)
+    run = shown.runs[0]
+    assert len(run["histograms"]["frames"]) == 2 and sum(token["count"] for token in run["damped"]) == 10
+    assert all(entry["tokens"] for entry in run["completions"])
