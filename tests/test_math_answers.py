@@ -166,17 +166,39 @@ def test_the_verdicts_do_not_depend_on_the_number_of_workers(tmp_path, capsys, m
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "9^{9^{9^9}}", "9**9**9**9", "(" * 50 + "1" + ")" * 50, "1" * 2000, "\\sum_{n=1}^{\\infty} 1/n^2",
-        "10000!", "5!!",
-        "\\int_0^1 x dx", "\\lim_{x \\to 0} x", "(x+y)^{500}", "2^{1000000}", "(5)!",
-    ],
-)  # fmt: skip
-def test_refused(answer):
-    assert why_refused(answer, "42") is not None
-    assert why_refused(answer, answer) is None or len(answer) > 1000, "unless the gold answer is of the kind"
+LONG, DEEP = "1" * 2000, "(" * 50 + "1" + ")" * 50
+SUM, TOWER, POWER, FACTORIAL = (
+    "to be worked out",
+    "tower of powers",
+    "a large power",
+    "factorial of a large or unknown number",
+)
+REFUSED = [
+    ("9^{9^{9^9}}", TOWER),
+    ("9**9**9**9", TOWER),
+    (DEEP, "nest too deeply"),
+    ("\\sum_{n=1}^{\\infty} 1/n^2", SUM),
+    ("\\int_0^1 x dx", SUM),
+    ("\\lim_{x \\to 0} x", SUM),
+    ("10000!", FACTORIAL),
+    ("5!!", FACTORIAL),
+    ("(5)!", FACTORIAL),
+    ("(x+y)^{500}", POWER),
+    ("2^{1000000}", POWER),
+]
+
+
+@pytest.mark.parametrize(("answer", "reason"), REFUSED)
+def test_refused_unless_the_gold_answer_is_of_the_kind(answer, reason):
+    found = why_refused(answer, "42")
+    assert found is not None and reason in found
+    assert why_refused(answer, answer) is None
+    assert score({"gold": "42"}, answer) == 0 and score({"gold": answer}, answer) == 1
+
+
+def test_refused_by_length_beyond_that_of_the_gold_answer():
+    assert why_refused(LONG, "42") == "it has 2000 characters"
+    assert why_refused(LONG, "1" * 1000) is None and why_refused(LONG, "1" * 999) is not None
 
 
 @pytest.mark.parametrize(

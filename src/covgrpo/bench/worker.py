@@ -48,7 +48,7 @@ def _trainer(connection: Any, case: BenchCase, side: str, folder: str) -> Any:
     from covgrpo.bench.workload import fixed_reward, load_case_model, prompts_of
     from covgrpo.hardware import has_bf16
     from covgrpo.rewards import CorrectnessReward
-    from covgrpo.runs.train import quiet_libraries
+    from covgrpo.runs.libraries import quiet_libraries
     from covgrpo.tasks import load_task
     from covgrpo.trl import CovGRPOConfig, CovGRPOTrainer
     from covgrpo.verify import VerifierPool

@@ -75,16 +75,15 @@ def run(args: argparse.Namespace, model: str | None) -> int:
             Path(args.scores), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(problems, scored))
         )
     found: dict[str, Any] = {
-        "label": args.label or about["label"],
         "benchmark": args.benchmark,
         "answer_format": answer_format,
         **about,
+        "label": args.label or about["label"],
         **at_k(scored, args.seed),
         "problems_without_completions": len(problems) - len(scored),
         "failures": failures,
         **_lengths([one for _, ones in drawn.values() for one in ones]),
     }
-    found["label"] = args.label or about["label"]
     if args.result:
         write_text(Path(args.result), json.dumps(found, indent=2) + "\n")
     if args.json:
@@ -122,7 +121,7 @@ def _completions(args: argparse.Namespace, model: str | None, problems: list[Any
         texts = read_completions(args.completions, {problem.id for problem in problems})
         return {key: (value, []) for key, value in texts.items()}, {"label": Path(args.completions).stem}
     from covgrpo.evaluation.generation import GenerationSettings, draw_all
-    from covgrpo.runs.train import quiet_libraries
+    from covgrpo.runs.libraries import quiet_libraries
     from covgrpo.tasks import PromptFormat
 
     quiet_libraries()

@@ -103,7 +103,8 @@ def _run_options(folder: Path) -> dict[str, Any]:
 def _evaluate(model_name: str, options: TrainOptions, args: argparse.Namespace) -> dict[str, Any]:
     from covgrpo.evaluation import EvalSettings, evaluate
     from covgrpo.models import load_model
-    from covgrpo.runs.train import check_prompts, quiet_libraries
+    from covgrpo.runs.libraries import quiet_libraries
+    from covgrpo.runs.train import check_prompts
     from covgrpo.tasks import PromptFormat, load_task
     from covgrpo.verify import VerifierPool
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 import typing
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.runs.folder import RESUME_IGNORES, RunFolder
+from covgrpo.runs.libraries import quiet_libraries
 from covgrpo.runs.options import TrainOptions, check_choice, typed_value, union_members
 from covgrpo.runs.plan import Plan, plan_training
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
@@ -389,14 +389,3 @@ def _set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def quiet_libraries() -> None:
-    """Leave the screen to the run: progress bars and advice of the libraries off, warnings of ours on."""
-    import datasets
-    import transformers
-
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|trl|accelerate|datasets|peft)\b.*")
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
