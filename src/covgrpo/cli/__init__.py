@@ -12,14 +12,14 @@ from covgrpo.process import settle_process
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``covgrpo``; returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
-    from covgrpo.cli import bench, evaluate, listing, report, table, train
+    from covgrpo.cli import bench, compare, evaluate, listing, report, table, train
 
     parser = argparse.ArgumentParser(
         prog="covgrpo", description="Covariance-aware GRPO: train, evaluate, look inside.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"covgrpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (train, evaluate, table, report, bench, listing):
+    for room in (train, evaluate, compare, table, report, bench, listing):
         room.add_parser(commands)
     args = parser.parse_args(argv)
     args.words = list(sys.argv[1:] if argv is None else argv)

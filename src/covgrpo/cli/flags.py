@@ -47,7 +47,8 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     elif typing.get_origin(kind) is dict:
         group.add_argument(flag, action="append", metavar="KEY=VALUE", help=text + " Repeatable.", **common)
     elif typing.get_origin(kind) is list:
-        group.add_argument(flag, nargs="*", metavar="NAME", help=text, **common)
+        item = typing.get_args(kind)[0]
+        group.add_argument(flag, nargs="*", type=item, metavar={float: "X"}.get(item, "NAME"), help=text, **common)
     else:
         metavar = {int: "N", float: "X", str: "TEXT"}[kind]
         group.add_argument(flag, type=kind, metavar=metavar, help=_with_default(text, field), **common)

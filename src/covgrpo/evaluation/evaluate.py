@@ -1,8 +1,9 @@
 """Accuracy of a model on a task's held-out problems: greedy and sampled, with intervals over problems."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -133,6 +134,59 @@ def evaluate(
         mean_length=sum(lengths) / len(lengths),
         unscored=sum(part.unscored for part in parts),
     )
+
+
+def evaluate_temperatures(
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    examples: Sequence[Problem],
+    prompt_format: PromptFormat,
+    pool: VerifierPool,
+    settings: EvalSettings,
+    samples: Mapping[float, int],
+) -> list[dict[str, Any]]:
+    """Measure ``model`` at several temperatures on the same problems, with the same random numbers at each.
+
+    Args:
+        model: causal language model.
+        tokenizer: its tokenizer, with a chat template.
+        problems: held-out problems.
+        examples: solved examples for the prompt.
+        prompt_format: how a problem becomes a prompt.
+        pool: the task's verifier.
+        settings: see :class:`EvalSettings`; its ``samples`` and ``temperature`` are not read.
+        samples: temperature -> completions a problem; temperature 0 is greedy.
+
+    Returns:
+        One record for each temperature: ``temperature``, ``samples``, ``accuracy`` (mean score, a fraction),
+        ``entropy`` (nats, mean over tokens), ``mean_length`` (tokens), ``unscored`` (completions whose verifier
+        failed), and ``correct``: for each problem how many of its completions score above one half.
+
+    """
+    prompts = [encode_prompt(tokenizer, prompt_format.messages(problem, examples)) for problem in problems]
+    runner = _Runner(model, tokenizer, pool, prompt_format, settings)
+    was_training = model.training
+    model.eval()
+    try:
+        found = {
+            temperature: runner.run(prompts, problems, count, temperature, lambda done: None)
+            for temperature, count in samples.items()
+        }
+    finally:
+        model.train(was_training)
+    return [
+        {
+            "temperature": temperature,
+            "samples": samples[temperature],
+            "accuracy": fmean(part.scores),
+            "entropy": fmean(part.entropies) if part.entropies else None,
+            "mean_length": fmean(part.lengths),
+            "unscored": part.unscored,
+            "correct": [sum(s > 0.5 for s in scores) for scores in _by_problem(part.scores, samples[temperature])],
+        }
+        for temperature, part in found.items()
+    ]
 
 
 def encode_prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:

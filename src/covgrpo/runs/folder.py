@@ -1,7 +1,8 @@
 """The folder of a run, readable without covgrpo: JSON objects, one JSON object a line, and model folders.
 
 ``config.json`` (what the run was asked to do), ``environment.json`` (what it ran on), ``metrics.jsonl``,
-``samples.jsonl``, ``tokens.jsonl`` and ``histograms.jsonl`` (one record a line, each with its ``step``),
+``samples.jsonl``, ``tokens.jsonl``, ``histograms.jsonl`` and ``evaluations.jsonl`` (one record a line, each with its
+``step``),
 ``checkpoint-N/``, ``model/`` (the end result), and ``resume-N.json`` (configuration and environment of the N-th
 resumption). Standard library only.
 """
@@ -101,6 +102,11 @@ class RunFolder:
         return self.path / "histograms.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """Path of ``evaluations.jsonl``."""
+        return self.path / "evaluations.jsonl"
+
+    @property
     def model(self) -> Path:
         """Path of the final model's folder."""
         return self.path / "model"
@@ -132,6 +138,14 @@ class RunFolder:
     def append_histograms(self, record: Mapping[str, Any]) -> None:
         """Appends one record to histograms.jsonl, flushed. Raises as ``write_json``."""
         self._append(self.histograms, [record])
+
+    def append_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Appends one record to evaluations.jsonl, flushed. Raises as ``write_json``."""
+        self._append(self.evaluations, [record])
+
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        """The records of evaluations.jsonl, as ``read_metrics`` gives those of metrics.jsonl."""
+        return [record for record, _ in _records(self.evaluations)]
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, in order; none if there is no such file.
@@ -178,7 +192,7 @@ class RunFolder:
             self.path.rmdir()
 
     def _record_files(self) -> tuple[Path, ...]:
-        return self.metrics, self.samples, self.tokens, self.histograms
+        return self.metrics, self.samples, self.tokens, self.histograms, self.evaluations
 
     def _rewrite(self, path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
         with _named_errors(self.path), _replacing(path) as file:

@@ -92,6 +92,13 @@ class TrainOptions:
     evaluate: bool = option(False, "Measure accuracy on held-out problems before and after.", "run")
     eval_problems: int = option(100, "Held-out problems at most.", "run")
     eval_samples: int = option(4, "Sampled completions for each held-out problem.", "run")
+    eval_steps: int = option(
+        0, "Steps between evaluations in evaluations.jsonl, also before the first and after the last; 0: none.", "run"
+    )
+    eval_steps_samples: int = option(
+        4, "Sampled completions a problem and temperature in those before the last.", "run"
+    )
+    eval_temperatures: list[float] = option([], "Temperatures of those; greedy comes by itself.", "run")
     report_to: list[str] = option([], "Loggers of transformers: tensorboard, wandb, trackio, ...", "run")
 
     def check(self) -> None:
@@ -116,6 +123,7 @@ class TrainOptions:
             "steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "num_iterations": 1,
             "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
             "tokens_per_step": 0, "entropy_probe_steps": 0, "eval_samples": 1, "warmup_steps": 0, "seed": 0,
+            "eval_steps": 0, "eval_steps_samples": 1,
             "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0, "lora_r": 0, "lora_alpha": 1,
         }  # fmt: skip
         for name, bound in least.items():
@@ -127,6 +135,9 @@ class TrainOptions:
         for name in ("temperature", "learning_rate", "max_grad_norm", "verifier_timeout"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for value in self.eval_temperatures:
+            if not (value > 0 and math.isfinite(value)):
+                raise UserError(f"eval_temperatures holds {value}; each must be above 0 and finite.")
         if not 0 <= self.adam_beta2 < 1:
             raise UserError(f"adam_beta2 is {self.adam_beta2}; it must be at least 0 and below 1.")
 
@@ -261,6 +272,9 @@ def typed_value(value: Any, hint: Any, where: str) -> Any:
             except ValueError:
                 continue
         if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
+            inner = typing.get_args(kind)
+            if plain is list and inner:
+                return [typed_value(item, inner[0], f"an item of {where}") for item in value]
             return value
     names = " or ".join(
         getattr(typing.get_origin(k) or k, "__name__", str(k)).replace("NoneType", "null") for k in kinds

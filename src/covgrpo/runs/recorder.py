@@ -75,6 +75,10 @@ class RunRecorder(TrainerCallback):
             for record in self.run.read_metrics()[-1:]:
                 self._keep_rollout(record)
 
+    def leave_out(self, seconds: float) -> None:
+        """Keep seconds that were no training out of the step's time."""
+        self._since += seconds
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Record a step's logs."""
         if self.run is None or not logs or "loss" not in logs:

@@ -12,6 +12,7 @@ from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.runs.folder import RESUME_IGNORES, RunFolder
+from covgrpo.runs.held_out import HeldOut
 from covgrpo.runs.libraries import quiet_libraries
 from covgrpo.runs.options import TrainOptions, check_choice, typed_value, union_members
 from covgrpo.runs.plan import Plan, plan_training
@@ -180,7 +181,9 @@ def _load_data(options: TrainOptions) -> _Data:
     if len(train) <= options.num_examples:
         raise UserError(f"task {task.spec} has {len(train)} training problems, too few for num_examples and training.")
     examples, train = train[: options.num_examples], train[options.num_examples :]
-    held_out = task.problems("eval", options.eval_problems, options.seed) if options.evaluate else []
+    held_out = (
+        task.problems("eval", options.eval_problems, options.seed) if options.evaluate or options.eval_steps else []
+    )
     return _Data(task, prompt_format, examples, train, held_out)
 
 
@@ -264,12 +267,16 @@ class _Session:
         with VerifierPool(
             self.data.task.verifier, num_workers=options.verifier_workers, timeout_s=options.verifier_timeout
         ) as pool:
-            result.before = self._evaluate("before", model, tokenizer, pool)
+            data = self.data
+            held_out = HeldOut(options, data.held_out, data.examples, data.prompt_format, tokenizer, pool)
+            result.before = self._evaluate("before", model, held_out)
             recorder = RunRecorder(
                 self.run, stop, options.samples_per_step, self.watcher.step, options.tokens_per_step,
                 self.watcher.completion,
             )  # fmt: skip
             trainer = self._trainer(model, tokenizer, pool, recorder)
+            if options.eval_steps:
+                trainer.add_callback(self._periodic(trainer, recorder, held_out))
             result.step = _step_of(checkpoint)
             self.watcher.started(result.step, options.steps)
             if result.step < options.steps:
@@ -280,7 +287,7 @@ class _Session:
                 with _full_disk_named(result.folder):
                     trainer.save_model(str(result.folder / "model"))
                 result.stopped_by = None
-                result.after = self._evaluate("after", trainer.accelerator.unwrap_model(trainer.model), tokenizer, pool)
+                result.after = self._evaluate("after", trainer.accelerator.unwrap_model(trainer.model), held_out)
         if self.run is not None:
             result.metrics = self.run.read_metrics()
         return result
@@ -338,7 +345,7 @@ class _Session:
         # The sampler drops an incomplete batch of prompts, so a tiny task is repeated until it fills one.
         return Dataset.from_list(rows * -(-self.options.prompts_per_step // len(rows)))
 
-    def _evaluate(self, when: str, model: Any, tokenizer: Any, pool: Any) -> dict[str, Any] | None:
+    def _evaluate(self, when: str, model: Any, held_out: HeldOut) -> dict[str, Any] | None:
         """Evaluate on the main process and keep the result in ``eval.json``; a resumed run keeps its own 'before'."""
         if self.run is None or not self.options.evaluate:
             return None
@@ -346,21 +353,22 @@ class _Session:
         kept = json.loads(path.read_text()) if path.exists() else {}
         if when == "before" and "before" in kept:
             return dict(kept["before"])
-        from covgrpo.evaluation import EvalSettings, evaluate
+        found = held_out.evaluate(model, lambda done, total: self.watcher.evaluating(when, done, total))
+        self.run.write_json("eval.json", {**kept, when: found})
+        return found
 
-        settings = EvalSettings(
+    def _periodic(self, trainer: Any, recorder: Any, held_out: HeldOut) -> Any:
+        from covgrpo.runs.evaluations import PeriodicEvaluation
+
+        return PeriodicEvaluation(
+            self.run,
+            lambda model, samples: held_out.at_temperatures(trainer.accelerator.unwrap_model(model), samples),
+            every=self.options.eval_steps,
+            steps=self.options.steps,
             samples=self.options.eval_samples,
-            temperature=self.options.temperature,
-            max_completion_length=self.options.max_completion_length,
-            seed=self.options.seed,
-            bf16=self.options.bf16,
+            samples_between=self.options.eval_steps_samples,
+            leave_out=recorder.leave_out,
         )
-        found = evaluate(
-            model, tokenizer, self.data.held_out, self.data.examples, self.data.prompt_format, pool, settings,
-            progress=lambda done, total: self.watcher.evaluating(when, done, total),
-        )  # fmt: skip
-        self.run.write_json("eval.json", {**kept, when: found.to_dict()})
-        return found.to_dict()
 
 
 @contextmanager

@@ -1,0 +1,148 @@
+"""What is kept of a finished run: one small JSON file with its options, its curves and its evaluations, no weights."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from covgrpo.errors import UserError
+from covgrpo.runs.folder import RunFolder, differences
+from covgrpo.runs.options import TrainOptions
+from covgrpo.studies.study import RunSpec
+
+VERSION = 1
+# Metrics of each step that are kept, to five digits.
+CURVES = ("reward", "entropy", "grad_norm", "frac_reward_zero_std", "completions/mean_length", "step_time")
+_FIELDS = ("version", "study", "regime", "method", "seed", "options", "environment", "curves", "evaluations")
+# Options that change where and how a run goes, not what it computes.
+_NEUTRAL = {
+    *("output", "resume", "report_to", "save_steps", "samples_per_step", "tokens_per_step", "verifier_workers"),
+    *("verifier_timeout", "evaluate"),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    Args:
+        regime: see :class:`~covgrpo.studies.study.RunSpec`.
+        method: likewise.
+        seed: likewise.
+        options: those of ``covgrpo train`` that are not at their default.
+        environment: versions, processor and threads.
+        curves: metric -> value at each step; ``None`` where it was no finite number.
+        evaluations: records of ``evaluations.jsonl``.
+
+    """
+
+    regime: str
+    method: str
+    seed: int
+    options: dict[str, Any]
+    environment: dict[str, Any]
+    curves: dict[str, list[float | None]]
+    evaluations: list[dict[str, Any]]
+
+
+def keep(study: str, spec: RunSpec, folder: RunFolder, target: Path) -> None:
+    """Write the record of a finished run, whole or not at all; it is built beside the run's folder.
+
+    Raises:
+        UserError: the run's folder is damaged, or the record cannot be written.
+    """
+    metrics = folder.read_metrics()
+    if [record["step"] for record in metrics] != list(range(1, spec.options.steps + 1)):
+        raise UserError(f"{folder.path} does not hold each of its {spec.options.steps} steps once.")
+    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+    value = {
+        "version": VERSION,
+        "study": study,
+        "regime": spec.regime,
+        "method": spec.method,
+        "seed": spec.seed,
+        "options": _changed(spec.options),
+        "environment": {key: environment.get(key) for key in ("versions", "git", "cpu", "torch_threads")},
+        "curves": {
+            name: [_short(record.get(name)) for record in metrics]
+            for name in CURVES
+            if any(name in record for record in metrics)
+        },
+        "evaluations": folder.read_evaluations(),
+    }
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
+    _write(folder.path.with_name("record.json"), target, text)
+
+
+def read_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        UserError: the file is none, or lacks a field.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the record {path} ({error}).") from error
+    missing = [name for name in _FIELDS if not isinstance(value, dict) or name not in value]
+    if missing:
+        raise UserError(f"{path} is no record of a run: {missing[0]!r} is missing.")
+    if value["version"] != VERSION:
+        raise UserError(f"{path}: version is {value['version']!r}; this covgrpo reads {VERSION}.")
+    return Record(**{field.name: value[field.name] for field in dataclasses.fields(Record)})
+
+
+def read_records(folder: Path, runs: Sequence[RunSpec]) -> dict[str, Record]:
+    """Read the records of those runs that are finished: run's id -> record.
+
+    Raises:
+        UserError: a damaged record, or one of a run with other options; names the file, the option and both values.
+    """
+    found = {}
+    for spec in runs:
+        path = record_path(folder, spec)
+        if path.exists():
+            found[spec.id] = read_record(path)
+            _check_same(path, found[spec.id], spec)
+    return found
+
+
+def record_path(folder: Path, spec: RunSpec) -> Path:
+    """Where the record of a run lies."""
+    return folder / "records" / f"{spec.id}.json"
+
+
+def _check_same(path: Path, record: Record, spec: RunSpec) -> None:
+    for key, before, now in differences(record.options, _changed(spec.options)):
+        raise UserError(
+            f"{path} was made with {key} = {json.dumps(before)} and the study now says {json.dumps(now)}; "
+            "remove the record, or give the study another name."
+        )
+
+
+def _changed(options: TrainOptions) -> dict[str, Any]:
+    default = dataclasses.asdict(TrainOptions())
+    mine = dataclasses.asdict(options)
+    return {name: value for name, value in mine.items() if value != default[name] and name not in _NEUTRAL}
+
+
+def _short(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(f"{value:.5g}")
+
+
+def _write(beside: Path, target: Path, text: str) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target} ({(error.strerror or str(error)).lower()}).") from error

@@ -1,0 +1,234 @@
+"""A study file: which runs make up a comparison. Every method sees the same problems with the same seeds."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from covgrpo.errors import UserError
+from covgrpo.runs.options import TrainOptions, check_choice, options_from_dict, read_yaml
+
+# How a study file says what `covgrpo train` calls by its own names.
+_EVALUATION = {
+    "problems": "eval_problems",
+    "every": "eval_steps",
+    "samples": "eval_samples",
+    "samples_between": "eval_steps_samples",
+    "temperatures": "eval_temperatures",
+}
+_KEYS = (
+    *("about", "options", "evaluation", "tasks", "models", "regimes", "sweep", "methods", "baseline", "seeds"),
+    *("outcome", "hard_regimes"),
+)
+_SET_BY_STUDY = ("seed", "output", "resume", "evaluate", "report_to")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a study.
+
+    Args:
+        regime: what all methods share: task, model, regime and swept options, as ``name=value`` texts, in order.
+        method: the method's name in the study.
+        seed: of the run; runs of a regime with one seed are a pair.
+        options: of ``covgrpo train``.
+
+    """
+
+    regime: str
+    method: str
+    seed: int
+    options: TrainOptions
+
+    @property
+    def id(self) -> str:
+        """Name of the run's record, unique in its study and safe as a file's name."""
+        parts = [*([self.regime_id] if self.regime else []), _slug(self.method), f"s{self.seed}"]
+        return "--".join(parts)
+
+    @property
+    def regime_id(self) -> str:
+        """The regime, safe as a file's name."""
+        return _slug(self.regime)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Args:
+        name: the file's name without its ending.
+        about: a sentence on what it asks.
+        runs: all of them, seed by seed, so that a study stopped early holds whole pairs.
+        baseline: the method that the others are compared to.
+        outcome: the primary outcome (see :mod:`covgrpo.studies.outcomes`).
+        hard_regimes: regimes named beforehand as hard on the baseline.
+
+    """
+
+    name: str
+    about: str
+    runs: list[RunSpec]
+    baseline: str
+    outcome: str
+    hard_regimes: list[str]
+
+    @property
+    def regimes(self) -> list[str]:
+        """The regimes, in order."""
+        return list(dict.fromkeys(run.regime for run in self.runs))
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in order."""
+        return list(dict.fromkeys(run.method for run in self.runs))
+
+    def shard(self, index: int, count: int) -> list[RunSpec]:
+        """The runs of part ``index`` of ``count``, counted from 1; a pair stays together.
+
+        Raises:
+            UserError: no such part.
+        """
+        if not 1 <= index <= count:
+            raise UserError(f"shard {index}/{count}: the part must be between 1 and {count}.")
+        pairs = list(dict.fromkeys((run.seed, run.regime) for run in self.runs))
+        mine = set(pairs[index - 1 :: count])
+        return [run for run in self.runs if (run.seed, run.regime) in mine]
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study file and work out its runs.
+
+    Raises:
+        UserError: the file cannot be read, or a key, name or value is wrong; names the file and the key.
+    """
+    values = read_yaml(str(path))
+    source = f"study {path}"
+    for key in values:
+        if key not in _KEYS:
+            check_choice(f"{source}: key", str(key), _KEYS)
+    methods = _methods(values.get("methods"), source)
+    seeds = _seeds(values.get("seeds", 1), f"{source}: seeds")
+    baseline = values.get("baseline", next(iter(methods)))
+    check_choice(f"{source}: baseline", str(baseline), methods)
+    shared = {**_mapping(values.get("options"), f"{source}: options"), **_evaluation(values.get("evaluation"), source)}
+    regimes = list(_regimes(values, source))
+    runs = []
+    for place, seed in enumerate(seeds):
+        for regime, of_regime in regimes:
+            for method, (count, of_method) in methods.items():
+                if count is None or place < count:
+                    options = {"method": method, **shared, **of_regime, **of_method}
+                    runs.append(_run(regime, method, seed, options, source))
+    _check_unique(runs, source)
+    hard = list(values.get("hard_regimes") or [])
+    for name in hard:
+        check_choice(f"{source}: hard_regimes", str(name), [regime for regime, _ in regimes])
+    from covgrpo.studies.outcomes import OUTCOMES
+
+    outcome = str(values.get("outcome", "accuracy@1"))
+    check_choice(f"{source}: outcome", outcome, OUTCOMES)
+    return Study(Path(path).stem, str(values.get("about", "")), runs, str(baseline), outcome, hard)
+
+
+def _run(regime: str, method: str, seed: int, values: dict[str, Any], source: str) -> RunSpec:
+    for name in _SET_BY_STUDY:
+        if name in values:
+            raise UserError(f"{source}: option {name!r} is set by the study itself.")
+    options = options_from_dict({**values, "seed": seed}, source)
+    options.check()
+    if not options.eval_steps:
+        raise UserError(f"{source}: evaluation: 'every' is missing; without it a run has no accuracy.")
+    return RunSpec(regime, method, seed, options)
+
+
+def _regimes(values: Mapping[str, Any], source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every combination of tasks, models, regimes and swept values: its name and its options.
+
+    An axis of one unnamed entry has no part in the name.
+    """
+    axes = [
+        [(name, entry) for name, entry in _named(values.get(key), key[:-1], f"{source}: {key}")]
+        for key in ("models", "tasks", "regimes")
+    ]
+    known = {field.name for field in dataclasses.fields(TrainOptions)}
+    for option, choices in _mapping(values.get("sweep"), f"{source}: sweep").items():
+        check_choice(f"{source}: sweep", option, known)
+        if not isinstance(choices, list) or not choices:
+            raise UserError(f"{source}: sweep: {option!r} must be a list of values, not {choices!r}.")
+        axes.append([(f"{option}={_shown(value)}", {option: value}) for value in choices])
+    for combination in itertools.product(*axes):
+        name = ", ".join(name for name, _ in combination if name)
+        yield name, {key: value for _, entry in combination for key, value in entry.items()}
+
+
+def _named(value: Any, option: str, where: str) -> list[tuple[str, dict[str, Any]]]:
+    """Entries of an axis: a mapping of names to options, or a list of values of the option of that name."""
+    if value is None:
+        return [("", {})]
+    if isinstance(value, list) and value:
+        return [(str(item), {option: str(item)}) for item in value]
+    entries = _mapping(value, where)
+    if not entries:
+        raise UserError(f"{where} is empty.")
+    return [(name, _mapping(entry, f"{where}: {name}")) for name, entry in entries.items()]
+
+
+def _methods(value: Any, source: str) -> dict[str, tuple[int | None, dict[str, Any]]]:
+    """Name -> (number of seeds, or ``None`` for all; options)."""
+    if isinstance(value, list):
+        value = {str(name): {} for name in value}
+    found: dict[str, tuple[int | None, dict[str, Any]]] = {}
+    for name, entry in _mapping(value, f"{source}: methods").items():
+        options = dict(_mapping(entry, f"{source}: methods: {name}"))
+        count = options.pop("seeds", None)
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise UserError(f"{source}: methods: {name}: seeds must be a number of seeds, not {count!r}.")
+        found[name] = (count, options)
+    if not found:
+        raise UserError(f"{source}: methods is missing: a list of methods, or a mapping of names to options.")
+    return found
+
+
+def _seeds(value: Any, where: str) -> list[int]:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return list(range(value))
+    whole = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    if not whole or not value or len(set(value)) < len(value):
+        raise UserError(f"{where} must be a number of seeds or a list of different whole numbers, not {value!r}.")
+    return list(value)
+
+
+def _evaluation(value: Any, source: str) -> dict[str, Any]:
+    found = {}
+    for key, entry in _mapping(value, f"{source}: evaluation").items():
+        check_choice(f"{source}: evaluation", key, _EVALUATION)
+        found[_EVALUATION[key]] = entry
+    return found
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{where} must be a mapping, not {value!r}.")
+    return {str(key): entry for key, entry in value.items()}
+
+
+def _check_unique(runs: list[RunSpec], source: str) -> None:
+    seen: dict[str, RunSpec] = {}
+    for run in runs:
+        if run.id in seen:
+            raise UserError(f"{source}: two runs would have the name {run.id!r}; name tasks, regimes or methods apart.")
+        seen[run.id] = run
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._=+]+", "-", text).strip("-")
