@@ -163,8 +163,10 @@ def _without(regimes: Sequence[str], option: str) -> dict[str, list[str]]:
     """Regimes that differ in nothing but the option, under the name that they have without it."""
     found: dict[str, list[str]] = {}
     for regime in regimes:
-        rest = ", ".join(part for part in regime.split(", ") if not part.startswith(f"{option}="))
-        found.setdefault(rest, []).append(regime)
+        parts = regime.split(", ")
+        rest = [part for part in parts if not part.startswith(f"{option}=")]
+        if len(rest) < len(parts):
+            found.setdefault(", ".join(rest), []).append(regime)
     return found
 
 
