@@ -57,6 +57,14 @@ evaluation: {every: 5, problems: 7}
     assert (other.task, other.temperature) == ("addition?max=20", 0.9)
 
 
+def test_a_method_may_sit_out_a_regime(tmp_path):
+    study = made_study(tmp_path, STUDY.replace("clip_cov: {seeds: 2}", "clip_cov: {regimes: [hard]}"))
+    assert {run.regime for run in study.runs if run.method == "clip_cov"} == {"hard"}
+    assert sum(run.method == "clip_cov" for run in study.runs) == 3
+    with pytest.raises(UserError, match="'haard' is unknown; did you mean 'hard'"):
+        made_study(tmp_path, STUDY.replace("clip_cov: {seeds: 2}", "clip_cov: {regimes: [haard]}"))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
 def test_shards_are_a_partition_that_keeps_pairs(tmp_path, count):
     study = made_study(tmp_path)

@@ -119,11 +119,12 @@ def read_study(path: str | Path) -> Study:
     runs = []
     for place, seed in enumerate(seeds):
         for regime, of_regime in regimes:
-            for method, (count, of_method) in methods.items():
-                if count is None or place < count:
-                    options = {"method": method, **shared, **of_regime, **of_method}
+            for method, entry in methods.items():
+                if entry.takes(place, regime):
+                    options = {"method": method, **shared, **of_regime, **entry.options}
                     runs.append(_run(regime, method, seed, options, source))
     _check_unique(runs, source)
+    _check_parts(methods, regimes, source)
     hard = list(values.get("hard_regimes") or [])
     for name in hard:
         check_choice(f"{source}: hard_regimes", str(name), [regime for regime, _ in regimes])
@@ -177,17 +178,32 @@ def _named(value: Any, option: str, where: str) -> list[tuple[str, dict[str, Any
     return [(name, _mapping(entry, f"{where}: {name}")) for name, entry in entries.items()]
 
 
-def _methods(value: Any, source: str) -> dict[str, tuple[int | None, dict[str, Any]]]:
-    """Name -> (number of seeds, or ``None`` for all; options)."""
+@dataclass(frozen=True)
+class _Method:
+    """Options of a method, and in how much of the study it takes part."""
+
+    options: dict[str, Any]
+    seeds: int | None = None
+    regimes: list[str] | None = None
+
+    def takes(self, place: int, regime: str) -> bool:
+        """Whether it has a run of the seed at ``place`` in this regime; each part of a regime's name counts."""
+        in_regime = self.regimes is None or any(part in self.regimes for part in regime.split(", "))
+        return in_regime and (self.seeds is None or place < self.seeds)
+
+
+def _methods(value: Any, source: str) -> dict[str, _Method]:
     if isinstance(value, list):
         value = {str(name): {} for name in value}
-    found: dict[str, tuple[int | None, dict[str, Any]]] = {}
+    found = {}
     for name, entry in _mapping(value, f"{source}: methods").items():
         options = dict(_mapping(entry, f"{source}: methods: {name}"))
-        count = options.pop("seeds", None)
-        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-            raise UserError(f"{source}: methods: {name}: seeds must be a number of seeds, not {count!r}.")
-        found[name] = (count, options)
+        seeds, regimes = options.pop("seeds", None), options.pop("regimes", None)
+        if seeds is not None and (not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1):
+            raise UserError(f"{source}: methods: {name}: seeds must be a number of seeds, not {seeds!r}.")
+        if regimes is not None and (not isinstance(regimes, list) or not regimes):
+            raise UserError(f"{source}: methods: {name}: regimes must be a list of names, not {regimes!r}.")
+        found[name] = _Method(options, seeds, regimes)
     if not found:
         raise UserError(f"{source}: methods is missing: a list of methods, or a mapping of names to options.")
     return found
@@ -216,6 +232,13 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a mapping, not {value!r}.")
     return {str(key): entry for key, entry in value.items()}
+
+
+def _check_parts(methods: Mapping[str, _Method], regimes: list[tuple[str, dict[str, Any]]], source: str) -> None:
+    parts = [part for regime, _ in regimes for part in regime.split(", ")]
+    for name, entry in methods.items():
+        for part in entry.regimes or ():
+            check_choice(f"{source}: methods: {name}: regimes", str(part), parts)
 
 
 def _check_unique(runs: list[RunSpec], source: str) -> None:
