@@ -195,7 +195,7 @@ def test_addition_is_strict(answer, score):
 
 def test_every_reasoning_gym_dataset_scores_its_own_answer():
     names = [info.name.removeprefix("reasoning_gym:") for info in list_tasks() if ":" in info.name]
-    names = [name for name in names if name not in ("addition:", "jsonl:PATH", "hub:ORG/NAME")]
+    names = [name for name in names if name not in ("addition:", "countdown:", "jsonl:PATH", "hub:ORG/NAME")]
     assert len(names) > 100
     without_gold, raising, failed = set(), set(), []
     for name in names:

@@ -7,6 +7,7 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.tasks.addition import AdditionTask
 from covgrpo.tasks.base import Problem, Split, Task, TaskInfo, did_you_mean, is_eval_question
+from covgrpo.tasks.countdown import CountdownTask
 from covgrpo.tasks.hub import HubTask
 from covgrpo.tasks.jsonl import JsonlTask
 from covgrpo.tasks.prompt import ANSWER_FORMATS, AnswerFormat, PromptFormat, get_answer_format
@@ -30,6 +31,7 @@ __all__ = [
 
 TASK_KINDS: dict[str, Callable[[str, dict[str, Any]], Task]] = {
     "addition": AdditionTask.from_spec,
+    "countdown": CountdownTask.from_spec,
     "hub": HubTask.from_spec,
     "jsonl": JsonlTask.from_spec,
     "reasoning_gym": ReasoningGymTask.from_spec,
@@ -73,4 +75,4 @@ def _load_own_task(module: str, name: str, params: dict[str, Any]) -> Task:
 
 def list_tasks() -> list[TaskInfo]:
     """Every built-in task with its parameters' defaults. Imports reasoning-gym (one to two seconds)."""
-    return [*AdditionTask.info(), *JsonlTask.info(), *HubTask.info(), *ReasoningGymTask.info()]
+    return [*AdditionTask.info(), *CountdownTask.info(), *JsonlTask.info(), *HubTask.info(), *ReasoningGymTask.info()]
