@@ -4,6 +4,8 @@
 
 A Llama with one token a character, trained from scratch on solved problems of the task's train split, and left off
 before it has learnt all that it could. `covgrpo train --model FOLDER --task 'countdown:?style=compact'` then goes on.
+With the defaults, in four minutes of one CPU core (bf16 autocast): of 1,000 held-out problems 49 % greedy and 38 %
+sampled at temperature 1, with an entropy of 0.33 nats a token.
 """
 
 import argparse
@@ -150,10 +152,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = parse(arguments)
+def check(options: argparse.Namespace) -> None:
+    for name in ("steps", "batch_size", "learning_rate", "threads", "problems", "eval_problems"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be above 0.")
     if options.output.exists():
         raise UserError(f"--output: {options.output} exists already; give the name of a new folder.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    check(options)
     torch.set_num_threads(options.threads)
     task, tokenizer = make_task(options), make_tokenizer()
     model = make_model(tokenizer, options.seed)

@@ -80,6 +80,17 @@ def test_a_few_steps_give_a_model_folder(tmp_path, capsys, threads):
     assert found.n == 3 and found.unscored == 0
 
 
-def test_an_existing_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="exists already"):
-        small_model.main(["--output", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "exists already"),
+        (["--steps", "0"], "--steps is 0; it must be above 0"),
+        (["--batch-size", "-1"], "--batch-size is -1"),
+        (["--numbers", "9"], "numbers must lie between 2 and 6"),
+    ],
+)
+def test_wrong_input_is_refused(tmp_path, threads, arguments, words):
+    output = tmp_path / "new" if arguments else tmp_path
+    with pytest.raises(UserError, match=words):
+        small_model.main(["--output", str(output), *arguments])
+    assert not (tmp_path / "new").exists()
