@@ -7,6 +7,7 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.tasks.addition import AdditionTask
 from covgrpo.tasks.base import Problem, Split, Task, TaskInfo, did_you_mean, is_eval_question
+from covgrpo.tasks.countdown import CountdownTask
 from covgrpo.tasks.digits import DigitsTask
 from covgrpo.tasks.hub import HubTask
 from covgrpo.tasks.jsonl import JsonlTask
@@ -31,6 +32,7 @@ __all__ = [
 
 TASK_KINDS: dict[str, Callable[[str, dict[str, Any]], Task]] = {
     "addition": AdditionTask.from_spec,
+    "countdown": CountdownTask.from_spec,
     "digits": DigitsTask.from_spec,
     "hub": HubTask.from_spec,
     "jsonl": JsonlTask.from_spec,
@@ -75,4 +77,5 @@ def _load_own_task(module: str, name: str, params: dict[str, Any]) -> Task:
 
 def list_tasks() -> list[TaskInfo]:
     """Every built-in task with its parameters' defaults. Imports reasoning-gym (one to two seconds)."""
-    return [*AdditionTask.info(), *DigitsTask.info(), *JsonlTask.info(), *HubTask.info(), *ReasoningGymTask.info()]
+    own = (AdditionTask, CountdownTask, DigitsTask, JsonlTask, HubTask, ReasoningGymTask)
+    return [info for task in own for info in task.info()]

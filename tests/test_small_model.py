@@ -1,0 +1,96 @@
+"""The script that makes a small model for countdown: its tokenizer, and what it saves."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from covgrpo.errors import UserError
+from covgrpo.evaluation import EvalSettings, evaluate
+from covgrpo.evaluation.evaluate import encode_prompt
+from covgrpo.models import load_model
+from covgrpo.tasks import PromptFormat, is_eval_question, load_task
+from covgrpo.tasks.countdown import score
+from covgrpo.verify import VerifierPool
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "small_model.py"
+sys.path.insert(0, str(SCRIPT.parent))
+import small_model  # noqa: E402
+
+TASK = "countdown:?numbers=3&style=compact"
+
+
+def test_one_token_a_character_and_back():
+    tokenizer = small_model.make_tokenizer()
+    for problem in load_task("countdown:?numbers=6&style=compact").problems("train", 50, 0):
+        for text in (problem.question, problem.answer):
+            ids = tokenizer.encode(text)
+            assert len(ids) == len(text) and tokenizer.unk_token_id not in ids
+            assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
+    assert tokenizer.encode("x\n5") == [tokenizer.unk_token_id] * 2 + tokenizer.encode("5")
+
+
+def test_a_prompt_is_the_last_question_alone():
+    tokenizer = small_model.make_tokenizer()
+    problem, example = load_task(TASK).problems("train", 2, 0)
+    expected = [tokenizer.bos_token_id, *tokenizer.encode(f"{problem.question}:")]
+    for prompt_format in (PromptFormat(), PromptFormat(system_prompt=""), PromptFormat(num_examples=1)):
+        assert encode_prompt(tokenizer, prompt_format.messages(problem, [example])) == expected
+
+
+def test_training_rows_are_prompt_and_answer_and_of_the_train_split_alone():
+    tokenizer, task = small_model.make_tokenizer(), load_task(TASK)
+    ids, labels = small_model.training_rows(task, tokenizer, seed=0, num_problems=40)
+    for row, wanted in zip(ids, labels, strict=True):
+        question, _, answer = tokenizer.decode(row, skip_special_tokens=True).partition(":")
+        assert not is_eval_question(question)
+        wanted = wanted[wanted != small_model.IGNORED]
+        assert tokenizer.decode(wanted) == answer + "<eos>"
+        numbers, target = question.split(" = ")
+        payload = {"numbers": [int(number) for number in numbers.split()], "target": int(target)}
+        assert score(payload, answer) == 1.0
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The process's number of threads is its own again afterwards."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_a_few_steps_give_a_model_folder(tmp_path, capsys, threads):
+    small = ["--steps", "3", "--batch-size", "8", "--problems", "30", "--eval-problems", "4"]
+    outputs = [tmp_path / "a", tmp_path / "b"]
+    for output in outputs:
+        small_model.main(["--output", str(output), *small])
+    assert "held-out accuracy over 4 problems: greedy 0." in capsys.readouterr().out
+    weights = [(output / "model.safetensors").read_bytes() for output in outputs]
+    assert weights[0] == weights[1], "the seed decides everything"
+
+    model, tokenizer = load_model(str(outputs[0]))
+    assert 0.8e6 < model.num_parameters() < 1.3e6
+    task = load_task(TASK)
+    with VerifierPool(task.verifier) as pool:
+        settings = EvalSettings(samples=2, max_completion_length=5)
+        found = evaluate(model, tokenizer, task.problems("eval", 3, 0), [], PromptFormat(), pool, settings)
+    assert found.n == 3 and found.unscored == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "exists already"),
+        (["--steps", "0"], "--steps is 0; it must be above 0"),
+        (["--batch-size", "-1"], "--batch-size is -1"),
+        (["--numbers", "9"], "numbers must lie between 2 and 6"),
+    ],
+)
+def test_wrong_input_is_refused(tmp_path, threads, arguments, words):
+    output = tmp_path / "new" if arguments else tmp_path
+    with pytest.raises(UserError, match=words):
+        small_model.main(["--output", str(output), *arguments])
+    assert not (tmp_path / "new").exists()
