@@ -168,7 +168,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(folder):
     )
     running = Running(folder, ["compare", "study.yaml"])
     assert running.finish(120) == 1
-    assert "FAILED  bad--s0: cannot load model nowhere" in " ".join(running.out.split())
+    assert "FAILED  bad--s0: cannot load model nowhere" in running.out
     assert "1 of 2 runs" in (folder / "study" / "results.md").read_text()
 
 
