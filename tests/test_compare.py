@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, str]:
     found = {name: (folder / name).read_text() for name in ("results.md", "results.csv")}
     for path in (folder / "records").iterdir():
         value = json.loads(path.read_text())
-        del value["environment"], value["curves"]["step_time"]
+        del value["environment"]
         found[path.name] = json.dumps(value)
     return found
 

@@ -15,8 +15,8 @@ from covgrpo.runs.options import TrainOptions
 from covgrpo.studies.study import RunSpec
 
 VERSION = 1
-# Metrics of each step that are kept, to five digits.
-CURVES = ("reward", "entropy", "grad_norm", "frac_reward_zero_std", "completions/mean_length", "step_time")
+# Metrics of each step that are kept, to four digits.
+CURVES = ("reward", "entropy", "grad_norm")
 _FIELDS = ("version", "study", "regime", "method", "seed", "options", "environment", "curves", "evaluations")
 # Options that change where and how a run goes, not what it computes.
 _NEUTRAL = {
@@ -36,7 +36,7 @@ class Record:
         options: those of ``covgrpo train`` that are not at their default.
         environment: versions, processor and threads.
         curves: metric -> value at each step; ``None`` where it was no finite number.
-        evaluations: records of ``evaluations.jsonl``.
+        evaluations: records of ``evaluations.jsonl``; between the first and the last without ``correct``.
 
     """
 
@@ -72,7 +72,7 @@ def keep(study: str, spec: RunSpec, folder: RunFolder, target: Path) -> None:
             for name in CURVES
             if any(name in record for record in metrics)
         },
-        "evaluations": folder.read_evaluations(),
+        "evaluations": _thinned(folder.read_evaluations()),
     }
     text = json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
     _write(folder.path.with_name("record.json"), target, text)
@@ -130,10 +130,24 @@ def _changed(options: TrainOptions) -> dict[str, Any]:
     return {name: value for name, value in mine.items() if value != default[name] and name not in _NEUTRAL}
 
 
+def _thinned(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each problem's number of right completions is kept of the first and the last evaluation only, for pass@k."""
+    ends = (0, len(evaluations) - 1)
+    return [
+        {**entry, "results": [_without_counts(result, place not in ends) for result in entry["results"]]}
+        for place, entry in enumerate(evaluations)
+    ]
+
+
+def _without_counts(result: dict[str, Any], drop: bool) -> dict[str, Any]:
+    rounded = {key: _short(value) if isinstance(value, float) else value for key, value in result.items()}
+    return {key: value for key, value in rounded.items() if not (drop and key == "correct")}
+
+
 def _short(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return float(f"{value:.5g}")
+    return float(f"{value:.4g}")
 
 
 def _write(beside: Path, target: Path, text: str) -> None:
