@@ -140,8 +140,7 @@ def _thinned(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _without_counts(result: dict[str, Any], drop: bool) -> dict[str, Any]:
-    rounded = {key: _short(value) if isinstance(value, float) else value for key, value in result.items()}
-    return {key: value for key, value in rounded.items() if not (drop and key == "correct")}
+    return {key: value for key, value in result.items() if not (drop and key == "correct")}
 
 
 def _short(value: Any) -> float | None:
