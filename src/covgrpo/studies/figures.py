@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from covgrpo.errors import UserError
 from covgrpo.report.figures import COLOURS
 from covgrpo.studies.analysis import ALL_OUTCOMES, analyse
-from covgrpo.studies.outcomes import accuracies
+from covgrpo.studies.outcomes import PASS_K, accuracies, last_at, pass_rate
 from covgrpo.studies.records import Record
 from covgrpo.studies.study import Study
 
@@ -21,7 +21,7 @@ _WINDOWS = 60  # points of a curve over steps
 
 
 def save_figures(study: Study, records: Mapping[str, Record], folder: Path) -> list[Path]:
-    """Draw ``differences.png`` and ``curves.png`` into the folder.
+    """Draw ``differences.png``, ``curves.png`` and ``pass_at_k.png`` into the folder.
 
     Raises:
         UserError: they cannot be written.
@@ -29,7 +29,9 @@ def save_figures(study: Study, records: Mapping[str, Record], folder: Path) -> l
     if not records:
         return []
     saved = []
-    for name, figure in (("differences", _differences(study, records)), ("curves", _curves(study, records))):
+    drawn = {"differences": _differences, "curves": _curves, "pass_at_k": _pass_at_k}
+    for name, draw in drawn.items():
+        figure = draw(study, records)
         saved.append(folder / f"{name}.png")
         try:
             figure.savefig(saved[-1], dpi=130)
@@ -71,7 +73,7 @@ def _differences(study: Study, records: Mapping[str, Record]) -> Any:
 
 def _curves(study: Study, records: Mapping[str, Record]) -> Any:
     """A row for each regime: training reward, entropy, held-out accuracy; mean over seeds, band from least to most."""
-    regimes = [regime for regime in study.regimes if any(r.regime == regime for r in records.values())]
+    regimes = _finished_regimes(study, records)
     temperature = float(study.outcome.split("@")[1]) if study.outcome.startswith("accuracy@") else 1.0
     titles = (
         "training reward",
@@ -95,6 +97,36 @@ def _curves(study: Study, records: Mapping[str, Record]) -> Any:
     axes[0][0].legend(frameon=False, fontsize=7)
     figure.tight_layout()
     return figure
+
+
+def _pass_at_k(study: Study, records: Mapping[str, Record]) -> Any:
+    """Pass@k of the last evaluation over k; mean over seeds, band from least to most."""
+    regimes = _finished_regimes(study, records)
+    figure, axes = plt.subplots(len(regimes), 2, figsize=(9, 2.6 * len(regimes)), squeeze=False)
+    for row, regime in zip(axes, regimes, strict=True):
+        for axis, temperature in zip(row, (0.6, 1.0), strict=True):
+            for method in study.methods:
+                found = [last_at(r, temperature) for r in records.values() if (r.regime, r.method) == (regime, method)]
+                curves = [_pass_curve(result) for result in found if result is not None]
+                if curves:
+                    _band(axis, curves, _colour(study, method), method)
+            axis.set_xscale("log", base=2)
+            axis.set_title(f"{regime}: pass@k, temperature {temperature:g}", fontsize=8)
+            axis.set_xlabel("k", fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def _pass_curve(result: Mapping[str, Any]) -> list[tuple[int, float]]:
+    rates = [(k, pass_rate(result, k)) for k in (1, *PASS_K)]
+    return [(k, rate) for k, rate in rates if rate is not None]
+
+
+def _finished_regimes(study: Study, records: Mapping[str, Record]) -> list[str]:
+    return [regime for regime in study.regimes if any(record.regime == regime for record in records.values())]
 
 
 def _thinned(values: Sequence[float | None]) -> list[tuple[int, float]]:

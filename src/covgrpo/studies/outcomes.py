@@ -12,6 +12,7 @@ from covgrpo.studies.records import Record
 _SMOOTHING = 10  # steps: the reward's running mean
 _DIVERGED = 0.5  # of the best tenth's reward
 _REACHED = 0.9  # of the best reward
+PASS_K = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,11 @@ OUTCOMES: dict[str, OutcomeInfo] = {
     "best@0": OutcomeInfo("best accuracy, greedy", +1, _best(0.0)),
     "best@0.6": OutcomeInfo("best accuracy, temperature 0.6", +1, _best(0.6)),
     "best@1": OutcomeInfo("best accuracy, temperature 1", +1, _best(1.0)),
-    "pass4@1": OutcomeInfo("pass@4, temperature 1", +1, _pass(1.0, 4)),
-    "pass16@1": OutcomeInfo("pass@16, temperature 1", +1, _pass(1.0, 16)),
-    "pass16@0.6": OutcomeInfo("pass@16, temperature 0.6", +1, _pass(0.6, 16)),
+    **{
+        f"pass{k}@{t:g}": OutcomeInfo(f"pass@{k}, temperature {t:g}", +1, _pass(t, k))
+        for t in (0.6, 1.0)
+        for k in PASS_K
+    },
     "growth@1": OutcomeInfo("pass@16 - pass@1, temperature 1", 0, _pass_growth(1.0, 16)),
     "growth@0.6": OutcomeInfo("pass@16 - pass@1, temperature 0.6", 0, _pass_growth(0.6, 16)),
     "area": OutcomeInfo("mean training reward over all steps", +1, _reward_area),

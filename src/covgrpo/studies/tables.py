@@ -13,7 +13,7 @@ _CSV_HEADER = (
     *("regime", "method", "outcome", "n", "mean", "median", "low", "high", "pairs", "difference", "median_difference"),
     *("difference_low", "difference_high", "difference_t_low", "difference_t_high", "p", "p_corrected", "values"),
 )
-_SHOWN = [name for name in ALL_OUTCOMES if name not in ("pass4@1",)]
+_SHOWN = [name for name in ALL_OUTCOMES if not name.startswith(("pass2@", "pass4@", "pass8@"))]
 
 
 def results_markdown(study: Study, records: Mapping[str, Record], swept: Sequence[str] = ()) -> str:
