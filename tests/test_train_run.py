@@ -129,6 +129,20 @@ def test_same_seed_same_run(whole: Path, here: Path) -> None:
     assert all(record["grad_norm"] > 0 for record in metrics(whole))  # there was something to repeat
 
 
+def test_evaluations_while_a_run_goes_on_change_nothing(whole: Path, here: Path) -> None:
+    flags = ["--eval-steps", "4", "--eval-problems", "5", "--eval-samples", "3", "--eval-steps-samples", "2"]
+    complete(here, words("evaluated", *flags, "--eval-temperatures", "0.6", "1"))
+    run = here / "evaluated"
+    assert untimed(run) == untimed(whole) and weights(run) == weights(whole)
+    records = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [0, 4, 6]
+    for record in records:
+        n = 3 if record["step"] == 6 else 2
+        assert [(r["temperature"], r["samples"]) for r in record["results"]] == [(0.0, 1), (0.6, n), (1.0, n)]
+        assert all(len(r["correct"]) == 5 and 0 <= r["accuracy"] <= 1 for r in record["results"])
+    assert records[0]["results"] != records[1]["results"]
+
+
 def test_another_seed_another_run(whole: Path, here: Path, inside: Path) -> None:
     assert main(words("seed-1", "--seed", "1")) == 0
     assert untimed(here / "seed-1") != untimed(whole)

@@ -1,7 +1,8 @@
 """Accuracy of a model on a task's held-out problems: greedy and sampled, with intervals over problems."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -102,25 +103,15 @@ def evaluate(
         progress: called with (completions done, completions in all).
 
     """
-    prompts = [encode_prompt(tokenizer, prompt_format.messages(problem, examples)) for problem in problems]
     total = len(problems) * (1 + settings.samples)
     report = progress or (lambda done, total: None)
-    runner = _Runner(model, tokenizer, pool, prompt_format, settings)
-    was_training = model.training
-    model.eval()
-    try:
-        greedy = runner.run(prompts, problems, 1, 0.0, lambda done: report(done, total))
-        sampled = None
+    runner = _Runner(model, tokenizer, problems, examples, prompt_format, pool, settings)
+    sampled = None
+    with _eval_mode(model):
+        greedy = runner.run(1, 0.0, lambda done: report(done, total))
         if settings.samples:
-            sampled = runner.run(
-                prompts,
-                problems,
-                settings.samples,
-                settings.temperature,
-                lambda done: report(len(prompts) + done, total),
-            )
-    finally:
-        model.train(was_training)
+            later = len(problems)
+            sampled = runner.run(settings.samples, settings.temperature, lambda done: report(later + done, total))
     parts = [greedy] if sampled is None else [greedy, sampled]
     lengths = [length for part in parts for length in part.lengths]
     return Evaluation(
@@ -164,17 +155,9 @@ def evaluate_temperatures(
         failed), and ``correct``: for each problem how many of its completions score above one half.
 
     """
-    prompts = [encode_prompt(tokenizer, prompt_format.messages(problem, examples)) for problem in problems]
-    runner = _Runner(model, tokenizer, pool, prompt_format, settings)
-    was_training = model.training
-    model.eval()
-    try:
-        found = {
-            temperature: runner.run(prompts, problems, count, temperature, lambda done: None)
-            for temperature, count in samples.items()
-        }
-    finally:
-        model.train(was_training)
+    runner = _Runner(model, tokenizer, problems, examples, prompt_format, pool, settings)
+    with _eval_mode(model):
+        found = {temperature: runner.run(count, temperature) for temperature, count in samples.items()}
     return [
         {
             "temperature": temperature,
@@ -202,23 +185,30 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *ids]))
 
 
+@contextmanager
+def _eval_mode(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 @dataclass(frozen=True)
 class _Runner:
     model: Any
     tokenizer: Any
-    pool: VerifierPool
+    problems: Sequence[Problem]
+    examples: Sequence[Problem]
     prompt_format: PromptFormat
+    pool: VerifierPool
     settings: EvalSettings
 
-    def run(
-        self,
-        prompts: list[list[int]],
-        problems: Sequence[Problem],
-        repeats: int,
-        temperature: float,
-        report: Callable[[int], None],
-    ) -> _Scored:
+    def run(self, repeats: int, temperature: float, report: Callable[[int], None] = lambda done: None) -> _Scored:
         """Draw and score ``repeats`` completions a problem, those of a problem next to each other."""
+        problems = self.problems
+        prompts = [encode_prompt(self.tokenizer, self.prompt_format.messages(p, self.examples)) for p in problems]
         rows = [row for row in range(len(prompts)) for _ in range(repeats)]
         device = next(self.model.parameters()).device
         generator = torch.Generator(device).manual_seed(self.settings.seed)

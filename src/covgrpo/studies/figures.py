@@ -90,10 +90,7 @@ def _curves(study: Study, records: Mapping[str, Record]) -> Any:
                 _band(row[1], [_thinned(run.curves["entropy"]) for run in runs], colour, method)
                 _band(row[2], [accuracies(run, temperature) for run in runs], colour, method)
         for axis, title in zip(row, titles, strict=True):
-            axis.set_title(f"{regime}: {title}" if regime else title, fontsize=8)
-            axis.set_xlabel("step", fontsize=8)
-            axis.tick_params(labelsize=7)
-            axis.spines[["top", "right"]].set_visible(False)
+            _label(axis, regime, title, "step")
     axes[0][0].legend(frameon=False, fontsize=7)
     figure.tight_layout()
     return figure
@@ -111,13 +108,17 @@ def _pass_at_k(study: Study, records: Mapping[str, Record]) -> Any:
                 if curves:
                     _band(axis, curves, _colour(study, method), method)
             axis.set_xscale("log", base=2)
-            axis.set_title(f"{regime}: pass@k, temperature {temperature:g}", fontsize=8)
-            axis.set_xlabel("k", fontsize=8)
-            axis.tick_params(labelsize=7)
-            axis.spines[["top", "right"]].set_visible(False)
+            _label(axis, regime, f"pass@k, temperature {temperature:g}", "k")
     axes[0][0].legend(frameon=False, fontsize=7)
     figure.tight_layout()
     return figure
+
+
+def _label(axis: Any, regime: str, title: str, x: str) -> None:
+    axis.set_title(f"{regime}: {title}" if regime else title, fontsize=8)
+    axis.set_xlabel(x, fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _pass_curve(result: Mapping[str, Any]) -> list[tuple[int, float]]:

@@ -6,27 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.tasks.base import (
-    DEFAULT_EVAL_FRACTION,
-    Problem,
-    Split,
-    TaskInfo,
-    collect_problems,
-    derived_seed,
-    merge_parameters,
-)
-from covgrpo.tasks.spec import format_spec
+from covgrpo.tasks.base import DEFAULT_EVAL_FRACTION, Problem, TaskInfo, derived_seed, merge_parameters
+from covgrpo.tasks.generated import GeneratedTask
 
 _DEFAULTS = {"min": 1, "max": 9, "eval_fraction": DEFAULT_EVAL_FRACTION}
 
 
 @dataclass(frozen=True)
-class AdditionTask:
+class AdditionTask(GeneratedTask):
     """Sums of two integers; ``min=1, max=9`` has 81 distinct questions.
 
     Raises:
         UserError: ``max`` is below ``min``, or ``eval_fraction`` is outside (0, 1).
     """
+
+    kind = "addition"
+    defaults = _DEFAULTS
 
     min: int = 1
     max: int = 9
@@ -37,43 +32,18 @@ class AdditionTask:
         if self.max < self.min:
             raise UserError(f"Task 'addition:': max must be at least min, but {self.max} < {self.min}.")
 
-    @classmethod
-    def from_spec(cls, body: str, params: dict[str, Any]) -> "AdditionTask":
-        """The task of ``addition:?min=..&max=..``.
-
-        Raises:
-            UserError: something stands between ``addition:`` and ``?``, or a parameter is unknown or wrong.
-        """
-        if body:
-            raise UserError(f"Task 'addition:' takes only parameters, as in addition?max=9, not {body!r}.")
-        return cls(**merge_parameters("addition:", params, _DEFAULTS))
-
     @staticmethod
     def info() -> list[TaskInfo]:
         """The entry of the task list."""
         return [TaskInfo("addition:", 'Sums of two integers: "What is a + b?"', dict(_DEFAULTS))]
 
-    @property
-    def spec(self) -> str:
-        """Canonical spec."""
-        return format_spec("addition", "", dict(vars(self)), _DEFAULTS)
-
-    @property
-    def verifier(self) -> str:
-        """Import path of :func:`score`."""
-        return "covgrpo.tasks.addition:score"
-
-    def _draws(self, n: int, seed: int) -> Iterator[Problem]:
+    def draws(self, n: int, seed: int) -> Iterator[Problem]:
         """All pairs in a random order, or a bounded sample of them, without replacement: exact and cheap."""
         width = self.max - self.min + 1
         rng = random.Random(derived_seed("addition", seed))  # noqa: S311 (not cryptography)
         for pair in rng.sample(range(width * width), min(width * width, 50 * n + 2000)):
             a, b = self.min + pair // width, self.min + pair % width
             yield Problem(f"{a}+{b}", f"What is {a} + {b}?", str(a + b), {"sum": a + b})
-
-    def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
-        """See :meth:`covgrpo.tasks.Task.problems`."""
-        return collect_problems(self._draws(n, seed), split, n, spec=self.spec, eval_fraction=self.eval_fraction)
 
 
 def score(payload: dict[str, Any], answer: str) -> float:

@@ -13,13 +13,11 @@ from covgrpo.errors import UserError
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
     Problem,
-    Split,
     TaskInfo,
-    collect_problems,
     derived_seed,
     merge_parameters,
 )
-from covgrpo.tasks.spec import format_spec
+from covgrpo.tasks.generated import GeneratedTask
 
 _DEFAULTS = {
     "numbers": 3,
@@ -42,7 +40,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 @dataclass(frozen=True)
-class CountdownTask:
+class CountdownTask(GeneratedTask):
     """Make a target from ``numbers`` integers with ``+ - * /``; with the defaults about 16,000 distinct questions.
 
     Every problem has a solution whose intermediate results are positive integers. The given numbers stand in order,
@@ -59,6 +57,10 @@ class CountdownTask:
         UserError: a parameter is of the wrong type or out of its range.
     """
 
+    kind = "countdown"
+    defaults = _DEFAULTS
+    max_streak = _MAX_STREAK
+
     numbers: int = 3
     largest: int = 20
     max_target: int = 99
@@ -74,33 +76,12 @@ class CountdownTask:
         if self.style not in _STYLES:
             raise UserError(f"Task 'countdown:': style must be {' or '.join(_STYLES)}, not {self.style!r}.")
 
-    @classmethod
-    def from_spec(cls, body: str, params: dict[str, Any]) -> "CountdownTask":
-        """The task of ``countdown:?numbers=..&largest=..``.
-
-        Raises:
-            UserError: something stands between ``countdown:`` and ``?``, or a parameter is unknown or wrong.
-        """
-        if body:
-            raise UserError(f"Task 'countdown:' takes only parameters, as in countdown?numbers=4, not {body!r}.")
-        return cls(**merge_parameters("countdown:", params, _DEFAULTS))
-
     @staticmethod
     def info() -> list[TaskInfo]:
         """The entry of the task list."""
         return [TaskInfo("countdown:", "Make a target from given numbers, each used once.", dict(_DEFAULTS))]
 
-    @property
-    def spec(self) -> str:
-        """Canonical spec."""
-        return format_spec("countdown", "", dict(vars(self)), _DEFAULTS)
-
-    @property
-    def verifier(self) -> str:
-        """Import path of :func:`score`."""
-        return "covgrpo.tasks.countdown:score"
-
-    def _draws(self, n: int, seed: int) -> Iterator[Problem]:
+    def draws(self, n: int, seed: int) -> Iterator[Problem]:
         """Up to a bounded number of problems, with replacement; draws whose target is too large are left out."""
         rng = random.Random(derived_seed("countdown", seed))  # noqa: S311 (not cryptography)
         for _ in range(50 * n + 20_000):
@@ -116,13 +97,6 @@ class CountdownTask:
         words = f"Use each of {listed} once, with + - * / and parentheses, to make {target}."
         question = compact if self.style == "compact" else words
         return Problem(compact, question, answer, {"numbers": given, "target": target})
-
-    def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
-        """See :meth:`covgrpo.tasks.Task.problems`. Another seed may give the same question another answer."""
-        draws = self._draws(n, seed)
-        return collect_problems(
-            draws, split, n, spec=self.spec, eval_fraction=self.eval_fraction, max_streak=_MAX_STREAK
-        )
 
 
 def _random_expression(given: list[int], rng: random.Random) -> tuple[int, str]:

@@ -9,14 +9,12 @@ from covgrpo.errors import UserError
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
     Problem,
-    Split,
     TaskInfo,
-    collect_problems,
     derived_seed,
     did_you_mean,
     merge_parameters,
 )
-from covgrpo.tasks.spec import format_spec
+from covgrpo.tasks.generated import GeneratedTask
 
 _DEFAULTS = {"length": 4, "eval_fraction": DEFAULT_EVAL_FRACTION}
 
@@ -28,12 +26,15 @@ OPERATIONS: dict[str, tuple[str, Callable[[str], str]]] = {
 
 
 @dataclass(frozen=True)
-class DigitsTask:
+class DigitsTask(GeneratedTask):
     """Texts of ``length`` random digits, to be sorted or reversed; 10 ** length distinct questions.
 
     Raises:
         UserError: an unknown operation, a ``length`` outside 2 to 12, or ``eval_fraction`` outside (0, 1).
     """
+
+    kind = "digits"
+    defaults = _DEFAULTS
 
     operation: str
     length: int = 4
@@ -62,17 +63,11 @@ class DigitsTask:
         ]
 
     @property
-    def spec(self) -> str:
-        """Canonical spec."""
-        values = {"length": self.length, "eval_fraction": self.eval_fraction}
-        return format_spec("digits", self.operation, values, _DEFAULTS)
+    def body(self) -> str:
+        """The operation."""
+        return self.operation
 
-    @property
-    def verifier(self) -> str:
-        """Import path of :func:`score`."""
-        return "covgrpo.tasks.digits:score"
-
-    def _draws(self, n: int, seed: int) -> Iterator[Problem]:
+    def draws(self, n: int, seed: int) -> Iterator[Problem]:
         """A bounded sample of all texts, without replacement."""
         question, answer = OPERATIONS[self.operation]
         count = 10**self.length
@@ -81,10 +76,6 @@ class DigitsTask:
             digits = f"{number:0{self.length}d}"
             gold = answer(digits)
             yield Problem(digits, question.format(digits=digits), gold, {"gold": gold})
-
-    def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
-        """See :meth:`covgrpo.tasks.Task.problems`."""
-        return collect_problems(self._draws(n, seed), split, n, spec=self.spec, eval_fraction=self.eval_fraction)
 
 
 def score(payload: dict[str, Any], answer: str) -> float:
