@@ -5,6 +5,7 @@ workers or servers sample the same completions.
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -72,6 +73,7 @@ class HFServer:
             fed = [token]
             if token in self.eos:
                 break
+        self.record({"step": self.step, "prompt": prompt, "tokens": tokens, "log_probs": log_probs})
         return TokenOutput(
             token_ids=tokens,
             log_probs=log_probs,
@@ -79,6 +81,11 @@ class HFServer:
             num_preempted=0,
             extra_fields={"global_steps": self.step},
         )
+
+    def record(self, sample):
+        if folder := os.environ.get("VERL_TEST_DUMP"):
+            with Path(folder, f"samples-{self.rank}.jsonl").open("a") as file:
+                print(json.dumps(sample), file=file)
 
     async def nothing(self, *_, **__):
         return None

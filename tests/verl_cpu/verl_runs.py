@@ -26,7 +26,7 @@ def verl_python() -> str | None:
 
 def prepare(folder: Path) -> None:
     """Write a tiny model and two small parquet files whose gold answers are characters that the model often says."""
-    model, tokenizer = tiny_model(scale=6.0), tiny_tokenizer()
+    model, tokenizer = tiny_model(), tiny_tokenizer()
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     rows = []
