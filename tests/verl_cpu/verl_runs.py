@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny import tiny_model, tiny_tokenizer
 
 HERE = Path(__file__).parent
@@ -72,6 +73,8 @@ def command(folder: Path, workers: int, micro_batch: int) -> list[str]:
         f"trainer.default_local_dir={folder}/checkpoints",
         "ray_kwargs.ray_init.num_cpus=8", f"+ray_kwargs.ray_init.num_gpus={workers}",
         "+ray_kwargs.ray_init.include_dashboard=False", "+ray_kwargs.ray_init.object_store_memory=1500000000",
+        f"trainer.v1.sampler.custom_sampler.path={HERE}/verl_sorted.py",
+        "trainer.v1.sampler.custom_sampler.name=SortedReplayBuffer",
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     ]  # fmt: skip
 
@@ -100,8 +103,43 @@ class Run:
         paths = sorted(self.folder.glob(f"{kind}-*.safetensors"), key=lambda p: (len(p.name), p.name))
         return [read(path) for path in paths]
 
+    def first_batch(self, data: Path) -> Batch:
+        """The first driver batch with its rollouts: prompts, completions' tokens, and the prompts' gold answers."""
+        samples = [json.loads(line) for path in self.folder.glob("samples-*.jsonl") for line in path.open()]
+        samples = [sample for sample in samples if sample["step"] == 0]
+        batch = self.dumps("driver")[0]
+        rollouts = []
+        for logps, mask in zip(batch.tensors["old_log_probs"], batch.tensors["response_mask"], strict=True):
+            own = logps[mask.bool()]
+            found = min(samples, key=lambda sample: distance(own, sample["log_probs"]))
+            assert distance(own, found["log_probs"]) < 1e-4
+            samples.remove(found)
+            rollouts.append({name: found[name] for name in ("prompt", "tokens")})
+        questions = {row["prompt"][0]["content"]: row["reward_model"]["ground_truth"] for row in rows_of(data)}
+        return Batch(batch.tensors, {**batch.metadata, "rollouts": rollouts, "gold": questions})
+
     def weights(self, step: int) -> dict[str, torch.Tensor]:
         return read(self.folder / f"weights-{step}.safetensors").tensors
+
+
+def distance(logps: torch.Tensor, others: list[float]) -> float:
+    if len(logps) != len(others):
+        return torch.inf
+    return (logps - torch.tensor(others)).abs().max().item()
+
+
+def rows_of(data: Path) -> list[dict]:
+    from datasets import Dataset
+
+    return Dataset.from_parquet(str(data / "train.parquet")).to_list()
+
+
+def write(batch: Batch, path: Path) -> None:
+    save_file(
+        {name: tensor.contiguous() for name, tensor in batch.tensors.items()},
+        path,
+        {key: json.dumps(value) for key, value in batch.metadata.items()},
+    )
 
 
 def read(path: Path) -> Batch:
