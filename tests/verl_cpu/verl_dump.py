@@ -38,7 +38,7 @@ def dump_driver_batches():
         rows = {name: data.batch[name].clone() for name in names}
         metrics = weigh(data, choice, keys)
         rows["weighted"] = data.batch["advantages"]
-        save(f"driver-{next(counter)}", rows, uid=list(data.non_tensor_batch["uid"]), keys=list(keys), metrics=metrics)
+        save(f"driver-{next(counter)}", rows, uid=list(data.non_tensor_batch["uid"]), keys=list(keys or []), metrics=metrics)
         return metrics
 
     trainers.weigh_batch = dumped

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ def prepare(folder: Path) -> None:
 def command(folder: Path, workers: int, micro_batch: int) -> list[str]:
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     return [
-        verl_python() or sys.executable, "-m", "verl.trainer.main_ppo",
+        str(verl_python()), "-m", "verl.trainer.main_ppo",
         "algorithm.adv_estimator=grpo",
         f"data.train_files={folder}/train.parquet", f"data.val_files={folder}/val.parquet",
         f"data.train_batch_size={PROMPTS}", "data.max_prompt_length=64", "data.max_response_length=16",

@@ -30,12 +30,14 @@ def summarise(tokens: StepTokens) -> dict[str, float]:
     """
     if len(tokens) == 0:
         return {}
-    weighting = summarise_weighting(tokens.logps, tokens.advantages, tokens.weights, tokens.c, tokens.group)
+    logps, weighted_A = tokens.logps.double(), tokens.weights.double() * tokens.advantages.double()
+    weighted_c = covariance_of(logps, weighted_A, tokens.group)
+    weighting = summarise_weighting(tokens.logps, tokens.advantages, tokens.weights, tokens.c, weighted_c)
     return {"entropy": tokens.entropies.double().mean().item(), **weighting}
 
 
 def summarise_weighting(
-    logps: Tensor, advantages: Tensor, weights: Tensor, c: Tensor, group: Tensor
+    logps: Tensor, advantages: Tensor, weights: Tensor, c: Tensor, weighted_c: Tensor
 ) -> dict[str, float]:
     """Summarise tokens whose entropies are not known: :func:`summarise` without ``entropy``.
 
@@ -44,7 +46,7 @@ def summarise_weighting(
         advantages: (N,) float.
         weights: (N,) float.
         c: (N,) float.
-        group: (N,) int64.
+        weighted_c: (N,) float; covariance with the weighted advantages.
 
     """
     w, A, c = weights.double(), advantages.double(), c.double()
@@ -55,7 +57,7 @@ def summarise_weighting(
         "cov/mean": c.mean().item(),
         "cov/sigma": c.std(correction=0).item(),
         **_sides(c),
-        "cov/weighted": covariance_of(logps.double(), w * A, group).mean().item(),
+        "cov/weighted": weighted_c.double().mean().item(),
         **_weight_quantiles(w),
         "weight/ess": (w.sum().square() / (len(w) * squares)).item() if squares > 0 else 0.0,
         "update/top_share": _top_share(w * size),

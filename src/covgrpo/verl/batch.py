@@ -43,12 +43,13 @@ def weigh_batch(data: Any, choice: Choice, keys: Sequence[str] | None = None) ->
     scope = group if choice.scope == "group" else torch.zeros_like(group)
     c = token_covariance(logps, advantages, mask, scope)
     weights = _weights(choice, (logps, advantages, mask, scope), keys or row_names(uids))
+    weighted = torch.where(mask, advantages * weights, 0)
     if choice.weighs:
-        data.batch["advantages"] = torch.where(mask, advantages * weights, 0)
+        data.batch["advantages"] = weighted
     if not mask.any():
         return {}
-    token_group = group[:, None].expand_as(mask)[mask]
-    return summarise_weighting(logps[mask], advantages[mask], weights[mask], c[mask], token_group)
+    weighted_c = token_covariance(logps, weighted, mask, group)
+    return summarise_weighting(*(values[mask] for values in (logps, advantages, weights, c, weighted_c)))
 
 
 def number(names: Iterable[Hashable]) -> Tensor:
