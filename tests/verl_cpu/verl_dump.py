@@ -34,11 +34,17 @@ def dump_driver_batches():
     weigh = trainers.weigh_batch
 
     def dumped(data, choice, keys=None):
-        names = ("old_log_probs", "advantages", "response_mask", "token_level_rewards")
-        rows = {name: data.batch[name].clone() for name in names}
+        columns = ("old_log_probs", "advantages", "response_mask", "token_level_rewards")
+        rows = {name: data.batch[name].clone() for name in columns}
         metrics = weigh(data, choice, keys)
         rows["weighted"] = data.batch["advantages"]
-        save(f"driver-{next(counter)}", rows, uid=list(data.non_tensor_batch["uid"]), keys=list(keys or []), metrics=metrics)
+        save(
+            f"driver-{next(counter)}",
+            rows,
+            uid=list(data.non_tensor_batch["uid"]),
+            keys=list(keys or []),
+            metrics=metrics,
+        )
         return metrics
 
     trainers.weigh_batch = dumped

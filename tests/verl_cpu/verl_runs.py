@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from tiny import tiny_model, tiny_tokenizer
 
 HERE = Path(__file__).parent
-SOURCES = HERE.parents[1] / "src"
+ROOT = HERE.parents[1]
+SOURCES = ROOT / "src"
 PROMPTS, GENERATIONS, STEPS = 4, 4, 3
 TIMEOUT_S = 900
 
@@ -76,6 +77,28 @@ def command(folder: Path, workers: int, micro_batch: int) -> list[str]:
         "trainer.v1.sampler.custom_sampler.name=SortedReplayBuffer",
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     ]  # fmt: skip
+
+
+# In place of `python -m verl.trainer.main_ppo`: read the config as it does and stop before Ray.
+COMPOSE = """
+import sys
+from hydra import compose, initialize_config_module
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import validate_config
+from covgrpo.verl import choose
+assert sys.argv[1:3] == ["-m", "verl.trainer.main_ppo"]
+with initialize_config_module("verl.trainer.config", version_base=None):
+    config = compose("ppo_trainer", sys.argv[3:])
+validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+choice = choose(config, by_variable=True)
+print("choice", choice.name, choice.scope)
+"""
+
+
+def sh(script: Path, programs: Path) -> subprocess.CompletedProcess:
+    """Run a shell script that finds ``python`` among ``programs``."""
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(SOURCES)}
+    return subprocess.run(["bash", script], env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @dataclass(frozen=True)
