@@ -9,7 +9,7 @@ import pytest
 import torch
 from verl_trl_cases import VERL_CPU, compare, trl_trainer
 
-from covgrpo.verl.batch import number
+from covgrpo.engines.rows import number
 
 from verl_runs import read  # isort: skip
 

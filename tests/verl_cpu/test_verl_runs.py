@@ -13,7 +13,7 @@ import verl_runs
 from verl_trl_cases import compare
 
 from covgrpo.core import gaussian_weights
-from covgrpo.verl.batch import number
+from covgrpo.engines.rows import number
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,10 +7,11 @@ from typing import Any
 
 from covgrpo.core import Weighting, get_weighting
 from covgrpo.core.weighting.none import NoWeighting
+from covgrpo.engines.rows import SCOPES
 from covgrpo.errors import UserError
 
 SECTION = "algorithm.covgrpo"
-SCOPES = ("group", "batch")
+
 _DEFAULTS: dict[str, Any] = {"weighting": "gaussian", "scope": "group", "weighting_kwargs": {}}
 # verl's own covariance losses take c from the advantages that they are given, which are weighted by then.
 _COVARIANCE_LOSSES = ("clip_cov", "kl_cov")
