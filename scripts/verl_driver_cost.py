@@ -3,7 +3,8 @@
     python scripts/verl_driver_cost.py [TOKENS ...] [--length 1000] [--generations 16] [--padding 0.5]
 
 Rows have LENGTH x (1 - PADDING) valid tokens on average, as completions that end before the longest. CPU seconds of
-one thread, medians of 3 after one warm-up; memory is the largest resident memory beside what the batch takes. Default: 1k, 100k and 10M valid tokens.
+one thread, medians of 3 after one warm-up; in brackets the weights alone, without metrics, of one group. Memory is the
+largest resident memory beside what the batch takes. Default: 1k, 100k and 10M valid tokens.
 """
 
 import argparse
