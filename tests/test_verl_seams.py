@@ -1,4 +1,4 @@
-"""Where the weights enter verl's trainers, and how the plug-in is loaded; on modules with verl's names, without verl."""
+"""Where the weights enter verl's trainers, and how the plug-in is loaded, on modules with verl's names."""
 
 import importlib
 import os
