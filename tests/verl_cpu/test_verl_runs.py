@@ -5,6 +5,7 @@ driver's batch; and what training gives, over numbers of workers and micro-batch
 """
 
 import functools
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,8 @@ def test_workers_and_micro_batches_do_not_change_the_update(runs, workers, micro
         for name in ("actor/grad_norm", "cov/sigma", "cov/weighted", "weight/ess", "critic/score/mean"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
     for name, expected in reference.weights(verl_runs.STEPS).items():
-        torch.testing.assert_close(run.weights(verl_runs.STEPS)[name], expected, rtol=1e-4, atol=1e-5)
+        # Training moves them by 3e-3; Adam's first updates divide rounding noise by itself.
+        torch.testing.assert_close(run.weights(verl_runs.STEPS)[name], expected, rtol=0, atol=3e-5)
 
 
 def test_rows_of_padding_take_no_part(runs):
@@ -115,6 +117,18 @@ def test_none_is_verl_as_it_was(runs):
         assert all(name.startswith((*ours, "timing")) for name in set(mine) - set(theirs))
     for name, expected in plain.weights(verl_runs.STEPS).items():
         assert torch.equal(none.weights(verl_runs.STEPS)[name], expected)
+
+
+def test_a_key_is_enough_where_verl_finds_the_plug_in_itself(runs):
+    """Installed, and not named in the variable: the entry point loads it and the key chooses."""
+    probe = "from importlib.metadata import entry_points as e; print([p.value for p in e(group='verl.plugins')])"
+    found = subprocess.run([verl_runs.verl_python(), "-c", probe], capture_output=True, text=True, check=True).stdout
+    if "covgrpo.verl" not in found:
+        pytest.skip("covgrpo is not installed in verl's environment: pip install --no-deps .")
+    run = runs("+algorithm.covgrpo.weighting=gaussian", plugin=False)
+    for mine, theirs in zip(run.metrics, runs().metrics, strict=True):
+        for name in ("actor/grad_norm", "cov/sigma", "weight/ess"):
+            assert mine[name] == theirs[name], name
 
 
 def test_a_wrong_choice_stops_before_a_model_is_loaded(runs, tmp_path):
