@@ -4,13 +4,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+VERL   := .venv-verl
+VSTAMP := $(VERL)/.installed
+
+.PHONY: demo test test-verl lint clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo train --config recipes/demo.yaml --output $$($(BIN)/python scripts/free_name.py runs/demo)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# verl's trainer on CPUs, with Ray: about 20 minutes on 2 cores. COVGRPO_VERL_PYTHON=... takes another environment with verl.
+test-verl: $(STAMP) $(if $(COVGRPO_VERL_PYTHON),,$(VSTAMP))
+	COVGRPO_VERL_PYTHON=$(or $(COVGRPO_VERL_PYTHON),$(abspath $(VERL))/bin/python) $(BIN)/python -m pytest tests/verl_cpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -24,5 +31,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(VSTAMP): pyproject.toml constraints-verl.txt
+	test -x $(VERL)/bin/python || $(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt torch
+	$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-verl.txt
+	$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) $(VERL) runs build dist

@@ -2,7 +2,7 @@
 
 from covgrpo.metrics.damped import most_damped
 from covgrpo.metrics.histograms import COVARIANCE_EDGES, WEIGHT_EDGES, histograms
-from covgrpo.metrics.summary import SIDE_FRACTIONS, WEIGHT_FRACTIONS, summarise
+from covgrpo.metrics.summary import SIDE_FRACTIONS, WEIGHT_FRACTIONS, summarise, summarise_weighting
 from covgrpo.metrics.tokens import StepTokens
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "histograms",
     "most_damped",
     "summarise",
+    "summarise_weighting",
 ]

@@ -30,17 +30,34 @@ def summarise(tokens: StepTokens) -> dict[str, float]:
     """
     if len(tokens) == 0:
         return {}
-    c, w = tokens.c.double(), tokens.weights.double()
-    advantages = tokens.advantages.double()
+    logps, weighted_A = tokens.logps.double(), tokens.weights.double() * tokens.advantages.double()
+    weighted_c = covariance_of(logps, weighted_A, tokens.group)
+    weighting = summarise_weighting(tokens.logps, tokens.advantages, tokens.weights, tokens.c, weighted_c)
+    return {"entropy": tokens.entropies.double().mean().item(), **weighting}
+
+
+def summarise_weighting(
+    logps: Tensor, advantages: Tensor, weights: Tensor, c: Tensor, weighted_c: Tensor
+) -> dict[str, float]:
+    """Summarise tokens whose entropies are not known: :func:`summarise` without ``entropy``.
+
+    Args:
+        logps: (N,) float, N at least 1; columns as in :class:`StepTokens`.
+        advantages: (N,) float.
+        weights: (N,) float.
+        c: (N,) float.
+        weighted_c: (N,) float; covariance with the weighted advantages.
+
+    """
+    w, A, c = weights.double(), advantages.double(), c.double()
     squares = w.square().sum()
     # |grad_z w A log p(y)|_1 = 2 w |A| (1 - p): half of it, over the logits z of the token's position.
-    size = advantages.abs() * -torch.expm1(tokens.logps.double())
+    size = A.abs() * -torch.expm1(logps.double())
     return {
-        "entropy": tokens.entropies.double().mean().item(),
         "cov/mean": c.mean().item(),
         "cov/sigma": c.std(correction=0).item(),
         **_sides(c),
-        "cov/weighted": covariance_of(tokens.logps.double(), w * advantages, tokens.group).mean().item(),
+        "cov/weighted": weighted_c.double().mean().item(),
         **_weight_quantiles(w),
         "weight/ess": (w.sum().square() / (len(w) * squares)).item() if squares > 0 else 0.0,
         "update/top_share": _top_share(w * size),

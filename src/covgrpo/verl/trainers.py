@@ -1,0 +1,160 @@
+"""Where the weights enter verl's trainers: the driver's one advantage call, which sees the whole training batch.
+
+A trainer is served when it is built, from its config, before models are loaded. The names below are verl's; a version
+that lacks one of them is refused with a sentence.
+"""
+
+import functools
+import inspect
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from covgrpo.errors import UserError
+from covgrpo.verl.batch import weigh_batch
+from covgrpo.verl.choice import Choice, choose, uses_engine_log_probs
+
+# What is overridden or called, with the parameters that it must have.
+SEAMS = {
+    "verl.trainer.ppo.v1.trainer_base": {
+        "PPOTrainer.__init__": ["self", "config"],
+        "PPOTrainer._compute_advantage": ["self", "batch", "metrics"],
+        "compute_advantage_for_multi_trajectories": ["data", "batch_keys", "config"],
+    },
+    "verl.trainer.ppo.ray_trainer": {
+        "RayPPOTrainer.__init__": ["self", "config"],
+        "RayPPOTrainer.fit": ["self"],
+        "RayPPOTrainer._update_actor": ["self", "batch"],
+        "compute_advantage": ["data", "config"],
+    },
+}
+
+
+class WeightedAdvantages:
+    """verl's advantage function followed by the weights; keeps the metrics until they are asked for."""
+
+    def __init__(self, function: Callable[..., Any], choice: Choice):
+        # A second trainer in one process must not weigh a second time.
+        self.function: Callable[..., Any] = function.function if isinstance(function, WeightedAdvantages) else function
+        self.choice = choice
+        self._metrics: dict[str, float] | None = None
+
+    def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return verl's result with its advantages weighted."""
+        data = self.function(data, *args, **kwargs)
+        started = time.perf_counter()
+        self._metrics = weigh_batch(data, self.choice, kwargs.get("batch_keys"))
+        self._metrics["timing_s/cov_weights"] = time.perf_counter() - started
+        return data
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return the metrics of the last batch, once.
+
+        Raises:
+            UserError: no batch has passed since they were last taken: verl went another way.
+
+        """
+        metrics, self._metrics = self._metrics, None
+        if metrics is None:
+            raise UserError("verl computed advantages without the function that covgrpo weighs; its seam has moved.")
+        return metrics
+
+
+def serve_v1(module: ModuleType, trainer: Any, choice: Choice) -> None:
+    """Weigh the advantages of a V1 trainer (sync, colocate_async, separate_async)."""
+    weighted = WeightedAdvantages(module.compute_advantage_for_multi_trajectories, choice)
+    module.compute_advantage_for_multi_trajectories = weighted  # type: ignore[attr-defined]
+    compute_advantage = trainer._compute_advantage
+
+    @functools.wraps(compute_advantage)
+    def _compute_advantage(batch: Any, metrics: dict[str, Any]) -> Any:
+        batch = compute_advantage(batch, metrics)
+        metrics.update(weighted.take_metrics())
+        return batch
+
+    trainer._compute_advantage = _compute_advantage
+
+
+def serve_legacy(module: ModuleType, trainer: Any, choice: Choice) -> None:
+    """Weigh the advantages of the legacy trainer (``trainer.use_v1=False``).
+
+    Its ``fit`` keeps the metrics to itself, so ours join those of the actor's update.
+
+    Raises:
+        UserError: a subclass with its own loop (one-step-off, fully asynchronous), which calls other functions.
+
+    """
+    if type(trainer).fit is not module.RayPPOTrainer.fit:
+        raise UserError(
+            f"algorithm.covgrpo.weighting={choice.name!r}: {type(trainer).__name__} has a training loop of its own, "
+            "which the weights do not reach; use the trainer of verl.trainer.main_ppo."
+        )
+    weighted = WeightedAdvantages(module.compute_advantage, choice)
+    module.compute_advantage = weighted  # type: ignore[attr-defined]
+    update_actor = trainer._update_actor
+
+    @functools.wraps(update_actor)
+    def _update_actor(batch: Any) -> Any:
+        output = update_actor(batch)
+        # verl reduces lists by their mean.
+        output.meta_info["metrics"].update({name: [value] for name, value in weighted.take_metrics().items()})
+        return output
+
+    trainer._update_actor = _update_actor
+
+
+SERVE = {"PPOTrainer": serve_v1, "RayPPOTrainer": serve_legacy}
+
+
+def watch(module: ModuleType, by_variable: bool) -> None:
+    """Have the trainers of ``module`` read the choice when they are built.
+
+    Raises:
+        UserError: the module has no such trainer.
+
+    """
+    name = next(iter(SEAMS[module.__name__])).partition(".")[0]
+    trainer_class = getattr(module, name, None)
+    if trainer_class is None:
+        raise UserError(missing(f"{module.__name__}.{name}"))
+    init = trainer_class.__init__
+
+    @functools.wraps(init)
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+        config = kwargs["config"] if "config" in kwargs else args[0]
+        choice = choose(config, by_variable)
+        if choice is not None:
+            check_seams(module)
+        init(self, *args, **kwargs)
+        if choice is None or (uses_engine_log_probs(config) and not choice.weighs):
+            return
+        SERVE[name](module, self, choice)
+        print(f"covgrpo: weighting={choice.name} scope={choice.scope} in {type(self).__name__}", flush=True)
+
+    trainer_class.__init__ = build
+
+
+def check_seams(module: ModuleType) -> None:
+    """Compare the functions of ``module`` with ``SEAMS``.
+
+    Raises:
+        UserError: one is missing or lacks a parameter; names it.
+
+    """
+    for path, expected in SEAMS[module.__name__].items():
+        found: Any = module
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if found is None:
+            raise UserError(missing(f"{module.__name__}.{path}"))
+        function = found.function if isinstance(found, WeightedAdvantages) else found
+        parameters = inspect.signature(function).parameters
+        for parameter in expected:
+            if parameter not in parameters:
+                raise UserError(missing(f"{module.__name__}.{path}({parameter})"))
+
+
+def missing(seam: str) -> str:
+    """Say that a seam is missing, and what to do."""
+    return f"covgrpo.verl needs {seam}, which this verl does not have; docs/verl.md names the tested versions."

@@ -1,0 +1,265 @@
+"""Where the weights enter verl's trainers, and how the plug-in is loaded, on modules with verl's names."""
+
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from verl_cases import by_group, config, keys_of, make_data
+
+import covgrpo
+from covgrpo.errors import UserError
+from covgrpo.verl import trainers as seams
+from covgrpo.verl import weigh_batch
+
+
+def trainer_base():
+    """A module like verl.trainer.ppo.v1.trainer_base: a trainer that calls the module's advantage function."""
+    module = ModuleType("verl.trainer.ppo.v1.trainer_base")
+    source = """
+    def compute_advantage_for_multi_trajectories(data, batch_keys, adv_estimator=None, config=None):
+        return data
+
+    class PPOTrainer:
+        def __init__(self, config):
+            self.config = config
+
+        def _compute_advantage(self, batch, metrics):
+            compute_advantage_for_multi_trajectories(batch.data, batch_keys=batch.keys, config=None)
+            return batch
+    """
+    exec(textwrap.dedent(source), module.__dict__)
+    return module
+
+
+def legacy():
+    module = ModuleType("verl.trainer.ppo.ray_trainer")
+    source = """
+    from types import SimpleNamespace
+
+    def compute_advantage(data, adv_estimator=None, config=None):
+        return data
+
+    class RayPPOTrainer:
+        def __init__(self, config):
+            self.config = config
+
+        def _update_actor(self, batch):
+            return SimpleNamespace(meta_info={"metrics": {"actor/loss": [1.0]}})
+
+        def fit(self, data):
+            data = compute_advantage(data, config=None)
+            return self._update_actor(data).meta_info["metrics"]
+    """
+    exec(textwrap.dedent(source), module.__dict__)
+    return module
+
+
+def step(module, trainer_config, data):
+    metrics = {}
+    batch = SimpleNamespace(data=data, keys=keys_of(data))
+    module.PPOTrainer(trainer_config)._compute_advantage(batch, metrics=metrics)
+    return metrics
+
+
+def test_a_v1_trainer_weighs_once_and_logs():
+    module = trainer_base()
+    seams.watch(module, by_variable=True)
+    for _ in range(2):  # the second trainer of a process
+        data = make_data()
+        expected = by_group(data)
+        metrics = step(module, config(), data)
+        torch.testing.assert_close(data.batch["advantages"], expected, rtol=1e-6, atol=1e-7)
+        assert {"cov/mean", "cov/sigma", "weight/ess", "timing_s/cov_weights"} <= set(metrics)
+
+
+def test_without_a_choice_nothing_is_touched():
+    module = trainer_base()
+    function = module.compute_advantage_for_multi_trajectories
+    seams.watch(module, by_variable=False)
+    assert step(module, config(), make_data()) == {}
+    assert module.compute_advantage_for_multi_trajectories is function
+
+
+def test_the_legacy_trainer_weighs_once_and_logs():
+    module = legacy()
+    seams.watch(module, by_variable=True)
+    data = make_data()
+    expected = by_group(data)
+    metrics = module.RayPPOTrainer(config()).fit(data)
+    torch.testing.assert_close(data.batch["advantages"], expected, rtol=1e-6, atol=1e-7)
+    assert metrics["actor/loss"] == [1.0]
+    assert len(metrics["cov/mean"]) == 1
+
+
+def test_a_legacy_trainer_with_its_own_loop_is_refused():
+    module = legacy()
+    seams.watch(module, by_variable=True)
+    other = type("FullyAsyncTrainer", (module.RayPPOTrainer,), {"fit": lambda self: None})
+    with pytest.raises(UserError, match="FullyAsyncTrainer has a training loop of its own"):
+        other(config())
+    module = legacy()
+    seams.watch(module, by_variable=False)
+    type("FullyAsyncTrainer", (module.RayPPOTrainer,), {"fit": lambda self: None})(config())
+
+
+def test_a_wrong_choice_stops_when_the_trainer_is_built():
+    module = trainer_base()
+    seams.watch(module, by_variable=False)
+    with pytest.raises(UserError, match="gausian"):
+        module.PPOTrainer(config({"weighting": "gausian"}))
+
+
+@pytest.mark.parametrize("make_module", [trainer_base, legacy])
+def test_a_missing_function_is_one_sentence(make_module):
+    for path in list(seams.SEAMS[make_module().__name__])[1:]:
+        module = make_module()
+        seams.watch(module, by_variable=True)
+        owner, _, name = path.rpartition(".")
+        delattr(getattr(module, owner) if owner else module, name)
+        trainer = module.PPOTrainer if hasattr(module, "PPOTrainer") else module.RayPPOTrainer
+        with pytest.raises(UserError, match=rf"needs {module.__name__}.{path}, which this verl does not have"):
+            trainer(config())
+
+
+def test_a_changed_parameter_is_one_sentence():
+    module = trainer_base()
+    module.compute_advantage_for_multi_trajectories = lambda data, config=None: data
+    seams.watch(module, by_variable=True)
+    with pytest.raises(UserError, match=r"multi_trajectories\(batch_keys\)"):
+        module.PPOTrainer(config())
+
+
+def test_a_missing_trainer_is_one_sentence():
+    module = trainer_base()
+    del module.PPOTrainer
+    with pytest.raises(UserError, match=r"trainer_base\.PPOTrainer"):
+        seams.watch(module, by_variable=True)
+
+
+def test_going_round_the_seam_is_an_error():
+    module = trainer_base()
+    module.PPOTrainer._compute_advantage = lambda self, batch, metrics: batch
+    seams.watch(module, by_variable=True)
+    with pytest.raises(UserError, match="its seam has moved"):
+        step(module, config(), make_data())
+
+
+# Loading, in a package that imports plug-ins as verl does
+
+FAKE_VERL = """
+import importlib, os
+__version__ = {version!r}
+for name in filter(None, os.getenv("VERL_USE_EXTERNAL_MODULES", "").split(",")):
+    importlib.import_module(name)
+if os.getenv("BY_ENTRY_POINT"):
+    try:
+        importlib.import_module("covgrpo.verl")
+    except Exception:
+        pass
+"""
+FAKE_TRAINER = """
+class PPOTrainer:
+    def __init__(self, config):
+        print("built")
+    def _compute_advantage(self, batch, metrics): ...
+def compute_advantage_for_multi_trajectories(data, batch_keys, config=None): ...
+"""
+
+
+def fake_verl(folder, version="0.9.1", trainer=FAKE_TRAINER):
+    package = folder / "verl" / "trainer" / "ppo" / "v1"
+    package.mkdir(parents=True)
+    for parent in (package, *package.parents[:3]):
+        (parent / "__init__.py").touch()
+    (folder / "verl" / "__init__.py").write_text(FAKE_VERL.format(version=version))
+    (package.parent / "ray_trainer.py").write_text("class RayPPOTrainer:\n    def __init__(self, config): ...\n")
+    if trainer:
+        (package / "trainer_base.py").write_text(trainer)
+
+
+def start(folder, program, *arguments, **environment):
+    sources = str(Path(covgrpo.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), sources]), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=env, timeout=120, check=False
+    )
+
+
+BUILD = "import verl; from verl.trainer.ppo.v1.trainer_base import PPOTrainer; PPOTrainer({'algorithm': {}})"
+VARIABLE = {"VERL_USE_EXTERNAL_MODULES": "covgrpo.verl"}
+ENTRY_POINT = {"BY_ENTRY_POINT": "1"}
+CHOICE = "+algorithm.covgrpo.weighting=gaussian"
+
+
+def test_the_variable_alone_is_enough(tmp_path):
+    fake_verl(tmp_path)
+    done = start(tmp_path, BUILD, **VARIABLE)
+    assert done.stdout.splitlines() == ["built", "covgrpo: weighting=gaussian scope=group in PPOTrainer"], done.stderr
+
+
+def test_found_by_its_entry_point_it_does_nothing(tmp_path):
+    fake_verl(tmp_path)
+    done = start(tmp_path, BUILD, **ENTRY_POINT)
+    assert (done.stdout, done.stderr) == ("built\n", "")
+
+
+def test_no_trainer_module_is_imported_for_the_plug_in(tmp_path):
+    fake_verl(tmp_path)
+    done = start(tmp_path, "import sys, verl; print(any('trainer' in m for m in sys.modules if 'covgrpo' not in m))",
+                 **VARIABLE)  # fmt: skip
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verl", "says"),
+    [
+        ({"version": "0.10.0"}, "covgrpo.verl is tested with verl 0.9.x, and this is verl 0.10.0."),
+        ({"trainer": None}, "covgrpo.verl needs verl.trainer.ppo.v1.trainer_base, which this verl does not have"),
+    ],
+)
+def test_an_unknown_verl_is_never_passed_over(tmp_path, verl, says):
+    fake_verl(tmp_path, **verl)
+    done = start(tmp_path, "import verl", **VARIABLE)
+    assert done.returncode == 1
+    assert says in done.stderr.splitlines()[-1]
+    done = start(tmp_path, "import verl; print('on')", CHOICE, **ENTRY_POINT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert says in done.stderr.splitlines()[-1]
+    done = start(tmp_path, "import verl; print('on')", **ENTRY_POINT)
+    assert (done.returncode, done.stdout) == (0, "on\n")
+    assert says in done.stderr
+
+
+def test_looking_for_the_module_does_not_use_up_the_watch(tmp_path):
+    fake_verl(tmp_path)
+    look = "import importlib.util, verl; importlib.util.find_spec('verl.trainer.ppo.v1.trainer_base'); "
+    done = start(tmp_path, look + BUILD, **VARIABLE)
+    assert "covgrpo: weighting=gaussian" in done.stdout, done.stderr
+
+
+def test_the_module_is_otherwise_as_imported(tmp_path):
+    fake_verl(tmp_path)
+    program = "import verl, inspect, verl.trainer.ppo.v1.trainer_base as m; print(type(m.__loader__).__name__, "
+    done = start(tmp_path, program + "type(m.__spec__.loader).__name__, len(inspect.getsource(m)))", **VARIABLE)
+    assert done.stdout == f"SourceFileLoader SourceFileLoader {len(FAKE_TRAINER)}\n", done.stderr
+
+
+def test_the_package_needs_torch_alone():
+    probe = "import sys, covgrpo.verl; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, check=True)
+    assert not set(done.stdout.split()) & {"transformers", "trl", "accelerate", "datasets", "verl", "ray"}
+
+
+def test_the_entry_point_is_declared():
+    from importlib.metadata import entry_points
+
+    if not (points := [point for point in entry_points(group="verl.plugins") if point.name == "covgrpo"]):
+        pytest.skip("the installed covgrpo is older than its entry point: pip install -e . again")
+    assert points[0].value == "covgrpo.verl"
+    assert importlib.import_module(points[0].value).weigh_batch is weigh_batch

@@ -1,0 +1,41 @@
+"""The same rollouts give the same weights in verl and in TRL.
+
+``verl_cpu/driver_batch.safetensors`` is the first driver batch of a run of ``make test-verl`` (verl 0.9.1, the tiny
+model, four prompts, four completions each): what verl computed, and the rollouts it came from. ``make test-verl``
+compares a new one as well.
+"""
+
+import pytest
+import torch
+from verl_trl_cases import VERL_CPU, compare, trl_trainer
+
+from covgrpo.engines.rows import number
+
+from verl_runs import read  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def dump():
+    return read(VERL_CPU / "driver_batch.safetensors")
+
+
+def test_the_same_log_probs_give_the_same_weights(dump, tmp_path):
+    """verl's driver batch through the function with which the TRL trainer weighs."""
+    trainer = trl_trainer(tmp_path, dump)
+    batch = {
+        "advantages": dump.tensors["advantages"].sum(1) / dump.tensors["response_mask"].sum(1),
+        "completion_mask": dump.tensors["response_mask"],
+        "rollout_logps": dump.tensors["old_log_probs"],
+    }
+    trainer._weigh(batch, number(dump.metadata["uid"]))
+    torch.testing.assert_close(batch["advantages"], dump.tensors["weighted"], rtol=1e-6, atol=1e-6)
+    assert (batch["token_weights"][dump.tensors["response_mask"].bool()] - 1).abs().max() > 0.5
+
+
+def test_the_same_tokens_give_the_same_weights(dump, tmp_path):
+    """From the tokens on: log-probs, rewards, advantages and weights are each library's own."""
+    difference, logps, count = compare(tmp_path, dump)
+    print(f"weights differ by {difference:.1e}, log-probs by {logps:.1e}, {count} tokens")
+    assert count > 50
+    assert logps < 1e-5
+    assert difference < 1e-5
