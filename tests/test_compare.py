@@ -32,7 +32,7 @@ seeds: 2
 evaluation: {problems: 6, every: 2, samples: 4, samples_between: 2, temperatures: [0.6, 1.0]}
 outcome: accuracy@1
 """
-KILLS = int(os.environ.get("COVGRPO_TEST_KILLS", "20"))
+KILLS = int(os.environ.get("COVGRPO_TEST_KILLS", "8"))
 
 
 def compare(here: Path, *more: str) -> Running:
