@@ -15,7 +15,7 @@ from covgrpo.errors import UserError
 from covgrpo.studies import read_records, read_study
 from covgrpo.studies.analysis import EVERYWHERE, analyse, tuned
 from covgrpo.studies.outcomes import OUTCOMES, diverged, largest_drop, running_mean, steps_to, threshold
-from covgrpo.studies.statistics import holm, interval, sign_flip_p
+from covgrpo.studies.statistics import holm, interval, sign_flip_p, verdict
 from covgrpo.studies.tables import results_csv, results_markdown
 
 # --- which runs ----------------------------------------------------------------------------------------------------
@@ -84,6 +84,10 @@ def test_shards_are_a_partition_that_keeps_pairs(tmp_path, count):
         (("seeds: [3, 4, 5]", "seeds: [3, 3]"), ["seeds", "[3, 3]"]),
         (("seeds: [3, 4, 5]", "seeds: 0"), ["seeds", "0"]),
         (("outcome: accuracy@0.6", "outcome: accuracy@0.7"), ["outcome", "accuracy@0.7"]),
+        (("outcome: accuracy@0.6", "margin: -0.1"), ["margin", "-0.1"]),
+        (("outcome: accuracy@0.6", "margin: yes"), ["margin", "True"]),
+        (("outcome: accuracy@0.6", "secondary: [entropi]"), ["secondary", "'entropi'", "'entropy'"]),
+        (("outcome: accuracy@0.6", "secondary: entropy"), ["secondary", "'entropy'"]),
         (("hard_regimes: [hard]", "hard_regimes: [harder]"), ["hard_regimes", "'harder'", "'hard'"]),
         (("methods:", "method:"), ["'method'", "'methods'"]),
         (("{seeds: 2}", "{seeds: two}"), ["clip_cov", "'two'"]),
@@ -217,6 +221,22 @@ def test_interval_against_scipy():
         interval([0.1, math.nan])
 
 
+@pytest.mark.parametrize(
+    ("values", "margin", "expected"),
+    [
+        ([0.10, 0.12, 0.11], None, "higher"),
+        ([-0.10, -0.12, -0.11], 0.05, "lower"),
+        ([-0.010, -0.012, -0.011], 0.05, "lower, within ±0.05"),
+        ([-0.010, 0.012, -0.001], 0.05, "within ±0.05"),
+        ([-0.010, 0.012, -0.001], None, "undecided"),
+        ([-0.1, 0.3, 0.1], 0.05, "undecided"),
+        ([0.2], 0.05, "undecided"),  # one seed says nothing of seeds
+    ],
+)
+def test_the_verdict_is_students(values, margin, expected):
+    assert verdict(interval(values), margin) == expected
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
 def test_the_permutation_test_against_scipy_and_counting(n):
     rng = np.random.default_rng(n)
@@ -314,6 +334,18 @@ def test_tables_hold_the_figures(tmp_path):
     row = dict(zip(header, next(r for r in rows if r[:3] == ["easy", "gaussian", "accuracy@0.6"]), strict=True))
     assert float(row["difference"]) == pytest.approx(1 / 6, abs=1e-5) and row["values"] == "3:0.75 4:0.5 5:0.75"
     assert results_markdown(study, {}).count("0 of 16 runs") == 1
+
+
+def test_secondary_outcomes_have_a_table_with_its_verdicts(tmp_path):
+    study = made_study(tmp_path, f"{STUDY}margin: 0.6\nsecondary: [entropy_held_out]\n")
+    text = results_markdown(study, made_results(tmp_path)[1])
+    primary, entropy = text.split("\n## ")[1:3]
+    # d = 0.25, 0.25, 0: t_2 = 4.303, s / sqrt(3) = 0.0833
+    easy = "| easy | gaussian | 3 | 0.667 | 0.750 | +0.167 |"
+    assert f"{easy} [+0.000, +0.250] | [-0.192, +0.525] | within ±0.6 |" in primary
+    assert entropy.startswith("Entropy on held-out problems at the end, nats")
+    nothing = "+0.000 | [+0.000, +0.000] | [+0.000, +0.000] | undecided"
+    assert f"| easy | gaussian | 3 | 0.400 | 0.400 | {nothing} |" in entropy
 
 
 def test_figures_and_pages(tmp_path):

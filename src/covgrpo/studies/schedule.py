@@ -164,6 +164,8 @@ class _Pool:
             )
             assert process.stdin is not None and process.stdout is not None  # noqa: S101 (for the type checker)
             self.processes.add(process)
+            if self.outcome.stopped_by is not None:  # a signal that came before the handler could see this process
+                process.terminate()
             try:
                 process.stdin.write(job.to_json() + "\n")
                 process.stdin.flush()

@@ -44,6 +44,16 @@ def interval(values: Sequence[float], seed: int = 0) -> Interval:
     return Interval(d.size, mean, float(np.median(d)), low, high, mean - half, mean + half)
 
 
+def verdict(difference: Interval, margin: float | None = None) -> str:
+    """What Student's interval says of a difference: higher, lower, within the margin, or undecided."""
+    words = []
+    if difference.t_low > 0 or difference.t_high < 0:
+        words.append("higher" if difference.t_low > 0 else "lower")
+    if margin is not None and -margin < difference.t_low and difference.t_high < margin:
+        words.append(f"within ±{margin:g}")
+    return ", ".join(words) or "undecided"
+
+
 def student_quantile(degrees: int, probability: float) -> float:
     """Quantile of Student's t distribution, by SciPy.
 

@@ -21,7 +21,7 @@ _EVALUATION = {
 }
 _KEYS = (
     *("about", "options", "evaluation", "tasks", "models", "regimes", "sweep", "methods", "baseline", "seeds"),
-    *("outcome", "hard_regimes"),
+    *("outcome", "margin", "secondary", "hard_regimes"),
 )
 _SET_BY_STUDY = ("seed", "output", "resume", "evaluate", "report_to")
 
@@ -66,6 +66,8 @@ class Study:
         baseline: the method that the others are compared to.
         outcome: the primary outcome (see :mod:`covgrpo.studies.outcomes`).
         hard_regimes: regimes named beforehand as hard on the baseline.
+        margin: differences of the primary outcome within it are negligible, in the outcome's unit.
+        secondary: outcomes that have a table of their own beside the primary one.
 
     """
 
@@ -75,6 +77,8 @@ class Study:
     baseline: str
     outcome: str
     hard_regimes: list[str]
+    margin: float | None = None
+    secondary: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def regimes(self) -> list[str]:
@@ -128,11 +132,24 @@ def read_study(path: str | Path) -> Study:
     hard = list(values.get("hard_regimes") or [])
     for name in hard:
         check_choice(f"{source}: hard_regimes", str(name), [regime for regime, _ in regimes])
+    outcome, margin, secondary = _outcomes(values, source)
+    return Study(Path(path).stem, str(values.get("about", "")), runs, str(baseline), outcome, hard, margin, secondary)
+
+
+def _outcomes(values: Mapping[str, Any], source: str) -> tuple[str, float | None, list[str]]:
+    """The primary outcome, its margin and the secondary outcomes."""
     from covgrpo.studies.outcomes import OUTCOMES
 
     outcome = str(values.get("outcome", "accuracy@1"))
     check_choice(f"{source}: outcome", outcome, OUTCOMES)
-    return Study(Path(path).stem, str(values.get("about", "")), runs, str(baseline), outcome, hard)
+    margin, secondary = values.get("margin"), values.get("secondary") or []
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float) or not margin > 0):
+        raise UserError(f"{source}: margin must be a positive number, in the outcome's unit, not {margin!r}.")
+    if not isinstance(secondary, list):
+        raise UserError(f"{source}: secondary must be a list of outcomes, not {secondary!r}.")
+    for name in secondary:
+        check_choice(f"{source}: secondary", str(name), OUTCOMES)
+    return outcome, margin, [str(name) for name in secondary]
 
 
 def _run(regime: str, method: str, seed: int, values: dict[str, Any], source: str) -> RunSpec:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from covgrpo.studies.analysis import ALL_OUTCOMES, Cell, analyse, tuned
 from covgrpo.studies.records import Record
-from covgrpo.studies.statistics import Interval
+from covgrpo.studies.statistics import Interval, verdict
 from covgrpo.studies.study import Study
 
 _CSV_HEADER = (
@@ -34,7 +34,11 @@ def results_markdown(study: Study, records: Mapping[str, Record], swept: Sequenc
     if not records:
         return "\n".join(parts)
     cells = analyse(study, records, study.outcome)
-    parts += [f"## {title[0].upper()}{title[1:]}", "", *primary_table(study, cells), ""]
+    for name in (study.outcome, *study.secondary):
+        margin = study.margin if name == study.outcome else None
+        title = ALL_OUTCOMES[name].title
+        table = outcome_table(study, analyse(study, records, name), margin)
+        parts += [f"## {title[0].upper()}{title[1:]}", "", *table, ""]
     for option in swept:
         parts += _tuned_part(study, records, option)
     by_outcome = {name: analyse(study, records, name) for name in _SHOWN}
@@ -43,20 +47,21 @@ def results_markdown(study: Study, records: Mapping[str, Record], swept: Sequenc
     return "\n".join(parts).rstrip() + "\n"
 
 
-def primary_table(study: Study, cells: Sequence[Cell]) -> list[str]:
-    """A row for each regime and method: its mean and median, and the difference to the baseline with its intervals."""
+def outcome_table(study: Study, cells: Sequence[Cell], margin: float | None = None) -> list[str]:
+    """A row for each regime and method: mean and median, difference to the baseline with intervals, verdict."""
     header = [
         *("regime", "method", "seeds", "mean", "median", f"difference to {study.baseline}", "95 % bootstrap"),
-        *("95 % Student", "p", "p, Holm"),
+        *("95 % Student", "verdict", "p", "p, Holm"),
     ]
     lines = [_line(header), _line(["---"] * len(header))]
     for cell in cells:
         own, difference = cell.own, cell.difference
-        compared = ["", "", "", "", ""]
+        compared = [""] * 6
         if difference is not None:
             compared = [
                 *(f"{difference.mean:+.3f}", _range(difference.low, difference.high, "+.3f")),
-                *(_range(difference.t_low, difference.t_high, "+.3f"), _p(cell.p), _p(cell.p_corrected)),
+                *(_range(difference.t_low, difference.t_high, "+.3f"), verdict(difference, margin)),
+                *(_p(cell.p), _p(cell.p_corrected)),
             ]
         lines.append(_line([cell.regime, cell.method, str(own.n), f"{own.mean:.3f}", f"{own.median:.3f}", *compared]))
     return lines
@@ -91,7 +96,7 @@ def _tuned_part(study: Study, records: Mapping[str, Record], option: str) -> lis
         return []
     parts = [f"## Each method at its own {option}", ""]
     parts += [f"Chosen for each seed by the mean {ALL_OUTCOMES[study.outcome].title} over the other seeds.", ""]
-    parts += [*primary_table(study, cells), ""]
+    parts += [*outcome_table(study, cells, study.margin), ""]
     for (regime, method), values in chosen.items():
         counts = ", ".join(f"{value} ({values.count(value)} of {len(values)})" for value in dict.fromkeys(values))
         parts.append(f"- {f'{regime}, ' if regime else ''}{method}: {counts}")
