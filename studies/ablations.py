@@ -25,6 +25,21 @@ class Bandwidth:
 
 
 @dataclass(frozen=True)
+class NegativeSide:
+    """The mirror of ``gaussian_one_sided``: only tokens with c < 0 are damped, w = exp(-min(c, 0)^2 / (2 sigma^2)).
+
+    Those are likely tokens of completions below the group's mean, and unlikely tokens of completions above it.
+    """
+
+    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
+        """Return w~ (B, T)."""
+        tokens = GroupedTokens(logps, advantages, mask, group_ids)
+        c = Covariance(tokens)
+        exponent = gaussian_exponent(lambda block: c(block).clamp(max=0), precision(c, variance(tokens, c)))
+        return mean_one(tokens, exponent)
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """The Gaussian kernel with statistics over whichever ``rows`` completions land in one micro-batch.
 
