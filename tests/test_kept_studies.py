@@ -1,9 +1,11 @@
 """The studies that come with the project: their tables are what their kept records say, to the digit."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from covgrpo.runs.train import plan
 from covgrpo.studies import read_records, read_study
 from covgrpo.studies.tables import results_csv, results_markdown
 
@@ -16,6 +18,16 @@ def test_study_files_can_be_read(path):
     study = read_study(path)
     assert {"grpo", "gaussian"} <= set(study.methods) and study.baseline == "grpo"
     assert study.outcome == "accuracy@0.6"
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_method_of_a_study_can_be_trained(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(STUDIES.parent))
+    for spec in {run.method: run for run in read_study(path).runs}.values():
+        found = plan(dataclasses.replace(spec.options, model="smollm2-135m"), 1, "none")
+        assert not found.problems, spec.method
+        plain = spec.method in ("grpo", "clip_higher", "entropy_bonus")
+        assert found.facts["weighting"].startswith("none") == plain, spec.method
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)

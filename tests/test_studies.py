@@ -5,6 +5,8 @@ import json
 import math
 import random
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from covgrpo.studies.analysis import EVERYWHERE, analyse, tuned
 from covgrpo.studies.outcomes import OUTCOMES, diverged, largest_drop, running_mean, steps_to, threshold
 from covgrpo.studies.statistics import holm, interval, sign_flip_p, verdict
 from covgrpo.studies.tables import results_csv, results_markdown
+from covgrpo.trl.methods import METHODS
 
 # --- which runs ----------------------------------------------------------------------------------------------------
 
@@ -57,6 +60,17 @@ evaluation: {every: 5, problems: 7}
     assert (other.task, other.temperature) == ("addition?max=20", 0.9)
 
 
+def test_a_weighting_of_ones_own_may_have_any_name(tmp_path):
+    study = made_study(tmp_path, STUDY.replace("gaussian: {}", "my own: {weighting: 'studies.ablations:NegativeSide'}"))
+    options = next(run.options for run in study.runs if run.method == "my own")
+    assert options.weighting == "studies.ablations:NegativeSide" and options.method in METHODS
+
+
+def test_a_study_is_read_without_torch_or_trl():
+    code = "import sys, covgrpo.studies.study; sys.exit(bool({'torch', 'trl', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_a_method_may_sit_out_a_regime(tmp_path):
     study = made_study(tmp_path, STUDY.replace("clip_cov: {seeds: 2}", "clip_cov: {regimes: [hard]}"))
     assert {run.regime for run in study.runs if run.method == "clip_cov"} == {"hard"}
@@ -93,10 +107,12 @@ def test_shards_are_a_partition_that_keeps_pairs(tmp_path, count):
         (("{seeds: 2}", "{seeds: two}"), ["clip_cov", "'two'"]),
         (("clip_cov: {seeds: 2}", "clip_cov: {learning_rte: 2}"), ["'learning_rte'", "'learning_rate'"]),
         (("threads: 1", "seed: 1"), ["'seed'"]),
+        (("grpo: {}, gaussian", "grpoo: {}, gaussian"), ["methods: grpoo", "'grpoo'", "'grpo'"]),
+        (("gaussian: {}", "mine: {method: gausian}"), ["methods: mine", "'gausian'", "'gaussian'"]),
         (("every: 10", "problems: 3"), ["every"]),
         (("every: 10", "evry: 10"), ["'evry'", "'every'"]),
         (("num_iterations: 4", "num_iterations: 0"), ["num_iterations"]),
-        (("grpo: {}, gaussian: {}", "'a b': {}, 'a  b': {}"), ["a-b"]),
+        (("grpo: {}, gaussian: {}", "'a b': {method: grpo}, 'a  b': {method: grpo}"), ["a-b"]),
         (("methods: {grpo: {}, gaussian: {}, clip_cov: {seeds: 2}}", ""), ["methods"]),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.runs.options import TrainOptions, check_choice, options_from_dict, read_yaml
+from covgrpo.trl.methods import METHODS
 
 # How a study file says what `covgrpo train` calls by its own names.
 _EVALUATION = {
@@ -125,7 +126,8 @@ def read_study(path: str | Path) -> Study:
         for regime, of_regime in regimes:
             for method, entry in methods.items():
                 if entry.takes(place, regime):
-                    options = {"method": method, **shared, **of_regime, **entry.options}
+                    named = {} if "weighting" in entry.options else {"method": method}
+                    options = {**named, **shared, **of_regime, **entry.options}
                     runs.append(_run(regime, method, seed, options, source))
     _check_unique(runs, source)
     _check_parts(methods, regimes, source)
@@ -158,6 +160,7 @@ def _run(regime: str, method: str, seed: int, values: dict[str, Any], source: st
             raise UserError(f"{source}: option {name!r} is set by the study itself.")
     options = options_from_dict({**values, "seed": seed}, source)
     options.check()
+    check_choice(f"{source}: methods: {method}: method", options.method, METHODS)
     if not options.eval_steps:
         raise UserError(f"{source}: evaluation: 'every' is missing; without it a run has no accuracy.")
     return RunSpec(regime, method, seed, options)

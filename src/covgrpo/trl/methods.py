@@ -7,7 +7,8 @@ of ours; the others are TRL's own options, with the values of the papers.
 from difflib import get_close_matches
 from typing import Any
 
-from covgrpo.trl.penalty import NO_CLIPPING
+# Clipping at 1 +- this never acts.
+NO_CLIPPING = 1e6
 
 METHODS: dict[str, dict[str, Any]] = {
     # GRPO (arXiv 2402.03300), with TRL's default token-level loss.

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from trl import GRPOTrainer
 
+from covgrpo.trl.methods import NO_CLIPPING
+
 # Loss types of the form above; cispo, sapo and vespo treat the ratio otherwise.
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
-# Clipping at 1 +- this never acts.
-NO_CLIPPING = 1e6
 
 
 class TokenPenalty(GRPOTrainer):
