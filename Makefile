@@ -15,7 +15,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# verl's trainer on CPUs, with Ray: about 20 minutes on 2 cores. COVGRPO_VERL_PYTHON=... takes another environment with verl.
+# verl's trainer on CPUs, with Ray: 12 to 20 minutes on 2 cores. COVGRPO_VERL_PYTHON=... takes another environment with verl.
 test-verl: $(STAMP) $(if $(COVGRPO_VERL_PYTHON),,$(VSTAMP))
 	COVGRPO_VERL_PYTHON=$(or $(COVGRPO_VERL_PYTHON),$(abspath $(VERL))/bin/python) $(BIN)/python -m pytest tests/verl_cpu
 
