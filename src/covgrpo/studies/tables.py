@@ -33,17 +33,17 @@ def results_markdown(study: Study, records: Mapping[str, Record], swept: Sequenc
         parts += [f"Named beforehand as hard on {study.baseline}: {'; '.join(study.hard_regimes)}.", ""]
     if not records:
         return "\n".join(parts)
-    cells = analyse(study, records, study.outcome)
-    for name in (study.outcome, *study.secondary):
-        margin = study.margin if name == study.outcome else None
+    in_full = (study.outcome, *study.secondary)
+    cells = {name: analyse(study, records, name) for name in dict.fromkeys((*in_full, *_SHOWN))}
+    for name in in_full:
         title = ALL_OUTCOMES[name].title
-        table = outcome_table(study, analyse(study, records, name), margin)
-        parts += [f"## {title[0].upper()}{title[1:]}", "", *table, ""]
+        margin = study.margin if name == study.outcome else None
+        parts += [f"## {title[0].upper()}{title[1:]}", "", *outcome_table(study, cells[name], margin), ""]
     for option in swept:
         parts += _tuned_part(study, records, option)
-    by_outcome = {name: analyse(study, records, name) for name in _SHOWN}
-    for regime in dict.fromkeys(cell.regime for cell in cells):
-        parts += [f"## {regime or study.name}", "", *regime_table(study, by_outcome, regime), ""]
+    shown = {name: cells[name] for name in _SHOWN}
+    for regime in dict.fromkeys(cell.regime for cell in cells[study.outcome]):
+        parts += [f"## {regime or study.name}", "", *regime_table(study, shown, regime), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
