@@ -149,6 +149,14 @@ def test_a_signal_stops_with_a_checkpoint_and_leaves_no_process(folder):
     assert "1 of 4 runs" in (folder / "study" / "results.md").read_text()
 
 
+def test_some_of_the_runs_are_named_by_parts_of_their_names(folder):
+    (folder / "study.yaml").write_text(STUDY.replace("[grpo, gaussian]", "[grpo, gaussian, clip_cov]"))
+    running = Running(folder, ["compare", "study.yaml", "--list", "--only", "gaussian--", "clip_cov--s1"])
+    assert running.finish(60) == 0
+    names = [line.split()[1] for line in running.out.splitlines() if line.startswith("open")]
+    assert names == ["gaussian--s0", "gaussian--s1", "clip_cov--s1"]
+
+
 def test_shards_merge_into_the_same_tables(undisturbed, folder):
     for part in ("1/2", "2/2"):
         done(folder, "--shard", part, "--output", f"part{part[0]}")
@@ -179,7 +187,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(folder):
         (["study.yaml", "--shard", "3"], ["--shard", "'3'"]),
         (["study.yaml", "--shard", "3/2"], ["3/2"]),
         (["study.yaml", "--workers", "0"], ["--workers", "0"]),
-        (["study.yaml", "--only", "nothing"], ["'nothing'"]),
+        (["study.yaml", "--only", "grpo", "nothing"], ["'nothing'"]),
         (["study.yaml", "--output", "study.yaml"], ["study.yaml"]),
     ],
 )

@@ -13,6 +13,7 @@ from covgrpo.errors import UserError
 _EXAMPLE = """examples:
   covgrpo compare studies/demo.yaml --list
   covgrpo compare studies/demo.yaml
+  covgrpo compare studies/main.yaml --only grpo-- gaussian--            these two methods first
   covgrpo compare studies/main.yaml --shard 2/4 --output /data/main     one part of four; records merge by copying
   covgrpo compare studies/main.yaml --no-run --figures                  rebuild tables and plots from the records
 """
@@ -36,7 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--shard", metavar="I/N", help="only this part of the runs, 1/N to N/N; pairs stay together")
     parser.add_argument("--list", action="store_true", help="only list the runs and which are done")
     parser.add_argument("--no-run", action="store_true", help="only rebuild tables from the records")
-    parser.add_argument("--only", metavar="TEXT", help="only runs whose name holds this text")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="only runs whose name holds one of these texts")
     parser.add_argument(
         "--tuned", nargs="*", metavar="OPTION", default=["learning_rate"],
         help="swept options for which each method is also compared at its own best value (learning_rate)",
@@ -53,10 +54,11 @@ def run(args: argparse.Namespace) -> int:
     study = read_study(args.study)
     folder = Path(args.output) if args.output else Path(args.study).with_suffix("")
     runs = study.shard(*_shard(args.shard)) if args.shard else study.runs
+    for text in args.only or ():
+        if not any(text in spec.id for spec in runs):
+            raise UserError(f"--only {text!r}: no run of study {args.study} has that in its name.")
     if args.only:
-        runs = [spec for spec in runs if args.only in spec.id]
-        if not runs:
-            raise UserError(f"--only {args.only!r}: no run of study {args.study} has that in its name.")
+        runs = [spec for spec in runs if any(text in spec.id for text in args.only)]
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers is {args.workers}; it must be at least 1.")
     if args.list:
