@@ -1,5 +1,6 @@
 """The token weights against golden values and an independent reference, and what weights are."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,7 @@ from core_cases import (
 )
 from hypothesis import HealthCheck, assume, given, settings
 
-from covgrpo import gaussian_weights, token_covariance
+from covgrpo import gaussian_weights, get_weighting, token_covariance
 
 
 def test_golden_values_of_the_reference():
@@ -71,6 +72,18 @@ def test_core_equals_reference_on_generated_batches(shape):
 
 
 # --- what weights are -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("right", range(1, 8))
+def test_the_rarer_outcome_is_damped_by_its_odds(right):
+    # docs/methods.md: rewards 0 and 1, and log-probs one standard deviation from their mean on every completion
+    q, logps = right / 8, torch.tensor([[-3.0, -1.0]], dtype=F64).expand(8, 2)
+    advantages = torch.tensor([((1 - q) / q) ** 0.5] * right + [-((q / (1 - q)) ** 0.5)] * (8 - right), dtype=F64)
+    mask = torch.ones(8, 2, dtype=torch.bool)
+    of_right, of_wrong = math.exp(-(1 - q) / q / 2), math.exp(-q / (1 - q) / 2)
+    raw = torch.tensor([[of_right] * 2] * right + [[of_wrong] * 2] * (8 - right), dtype=F64)
+    close(get_weighting("gaussian_raw")(logps, advantages, mask), raw, rtol=1e-13, atol=0.0)
+    close(gaussian_weights(logps, advantages, mask), raw / raw.mean(), rtol=1e-13, atol=0.0)
 
 
 @SEEDS
