@@ -155,6 +155,9 @@ def test_some_of_the_runs_are_named_by_parts_of_their_names(folder):
     assert running.finish(60) == 0
     names = [line.split()[1] for line in running.out.splitlines() if line.startswith("open")]
     assert names == ["gaussian--s0", "gaussian--s1", "clip_cov--s1"]
+    running = Running(folder, ["compare", "study.yaml", "--list", "--shard", "1/2", "--only", "grpo", "clip_cov--s1"])
+    assert running.finish(60) == 0
+    assert [line.split()[1] for line in running.out.splitlines() if line.startswith("open")] == ["grpo--s0"]
 
 
 def test_shards_merge_into_the_same_tables(undisturbed, folder):
