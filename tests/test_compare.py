@@ -171,6 +171,14 @@ def test_shards_merge_into_the_same_tables(undisturbed, folder):
     assert contents(folder / "study") == contents(undisturbed)
 
 
+def test_a_run_of_another_study_with_the_same_options_is_not_run_again(undisturbed, folder):
+    (folder / "longer.yaml").write_text(STUDY.replace("seeds: 2", "seeds: 3"))
+    running = Running(folder, ["compare", "longer.yaml", "--adopt", str(undisturbed), "--only", "s0", "s1"])
+    assert running.finish(60) == 0, running.err
+    assert "4 records taken over" in running.out and "4 of 4 runs done, 0 to go" in running.out
+    assert "4 of 6 runs" in (folder / "longer" / "results.md").read_text()
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(folder):
     (folder / "study.yaml").write_text(
         STUDY.replace("methods: [grpo, gaussian]", "methods: {bad: {method: grpo, model: nowhere}, grpo: {}}").replace(
@@ -191,6 +199,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(folder):
         (["study.yaml", "--shard", "3/2"], ["3/2"]),
         (["study.yaml", "--workers", "0"], ["--workers", "0"]),
         (["study.yaml", "--only", "grpo", "nothing"], ["'nothing'"]),
+        (["study.yaml", "--adopt", "elsewhere"], ["elsewhere", "no records"]),
         (["study.yaml", "--output", "study.yaml"], ["study.yaml"]),
     ],
 )

@@ -17,6 +17,7 @@ from covgrpo.errors import UserError
 from covgrpo.studies import read_records, read_study
 from covgrpo.studies.analysis import EVERYWHERE, analyse, tuned
 from covgrpo.studies.outcomes import OUTCOMES, diverged, largest_drop, running_mean, steps_to, threshold
+from covgrpo.studies.records import adopt
 from covgrpo.studies.statistics import holm, interval, sign_flip_p, verdict
 from covgrpo.studies.tables import results_csv, results_markdown
 from covgrpo.trl.methods import METHODS
@@ -152,6 +153,34 @@ def test_records_are_read_back_and_others_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="cannot read the record"):
         read_records(tmp_path, study.runs)
+
+
+def test_records_of_the_same_runs_are_taken_over(tmp_path):
+    """Those with the same options, seed and evaluation, under the names that this study gives them; once."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(), new.mkdir()
+    made = made_study(old)
+    write_records(old, made, {("easy", "grpo", 3): 0.5, ("hard", "gaussian", 4): 0.25, ("easy", "clip_cov", 3): 0.75})
+    text = STUDY.replace("{easy: {}, hard: {num_iterations: 4}}", "{several: {num_iterations: 4}, single: {}}")
+    text = text.replace("clip_cov: {seeds: 2}", "ours: {method: gaussian}").replace("[hard]", "[several]")
+    study = made_study(new, text, "again")
+    assert [spec.id for spec in adopt("again", new, study.runs, old)] == [
+        "single--grpo--s3", "several--gaussian--s4", "several--ours--s4",
+    ]  # fmt: skip
+    found = read_records(new, study.runs)
+    assert {(r.regime, r.method, r.seed) for r in found.values()} == {
+        ("single", "grpo", 3), ("several", "gaussian", 4), ("several", "ours", 4),
+    }  # fmt: skip
+    before = read_records(old, made.runs)["hard--gaussian--s4"]
+    assert found["several--gaussian--s4"].evaluations == before.evaluations
+    value = json.loads((new / "records" / "several--gaussian--s4.json").read_text())
+    assert value["study"] == "again" and value["taken_from"] == {"study": "made", "run": "hard--gaussian--s4"}
+    assert adopt("again", new, study.runs, old) == []
+    assert sorted(path.name for path in new.iterdir()) == ["again.yaml", "records"]
+    longer = made_study(new, STUDY.replace("samples: 16", "samples: 8"), "longer")
+    assert adopt("longer", tmp_path / "none", longer.runs, old) == []
+    with pytest.raises(UserError, match="holds no records"):
+        adopt("again", new, study.runs, tmp_path)
 
 
 # --- outcomes ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ _EXAMPLE = """examples:
   covgrpo compare studies/demo.yaml
   covgrpo compare studies/main.yaml --only grpo-- gaussian--            these two methods first
   covgrpo compare studies/main.yaml --shard 2/4 --output /data/main     one part of four; records merge by copying
+  covgrpo compare studies/main.yaml --adopt studies/sides               runs of that study with the same options count
   covgrpo compare studies/main.yaml --no-run --figures                  rebuild tables and plots from the records
 """
 
@@ -38,6 +39,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--list", action="store_true", help="only list the runs and which are done")
     parser.add_argument("--no-run", action="store_true", help="only rebuild tables from the records")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="only runs whose name holds one of these texts")
+    parser.add_argument(
+        "--adopt", nargs="+", metavar="FOLDER", default=[],
+        help="take over records of runs with the same options from other studies' folders",
+    )  # fmt: skip
     parser.add_argument(
         "--tuned", nargs="*", metavar="OPTION", default=["learning_rate"],
         help="swept options for which each method is also compared at its own best value (learning_rate)",
@@ -63,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--workers is {args.workers}; it must be at least 1.")
     if args.list:
         return _list(study, folder, runs)
+    for other in args.adopt:
+        _adopt(study, folder, runs, Path(other))
     code = 0 if args.no_run else _run(study, folder, runs, args.workers)
     if code <= 1:
         _write_results(study, folder, args)
@@ -84,6 +91,15 @@ def _list(study: Any, folder: Path, runs: list[Any]) -> int:
         print(f"{'done' if spec.id in done else 'open'}  {spec.id}  {spec.options.steps} steps")
     print(f"{study.name}: {len(done)} of {len(runs)} runs done")
     return 0
+
+
+def _adopt(study: Any, folder: Path, runs: list[Any], other: Path) -> None:
+    from covgrpo.studies.records import adopt
+
+    taken = adopt(study.name, folder, runs, other)
+    print(f"{other}: {len(taken)} records taken over")
+    for spec in taken:
+        print(f"  {spec.id}")
 
 
 def _run(study: Any, folder: Path, runs: list[Any], workers: int | None) -> int:

@@ -74,8 +74,7 @@ def keep(study: str, spec: RunSpec, folder: RunFolder, target: Path) -> None:
         },
         "evaluations": _thinned(folder.read_evaluations()),
     }
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
-    _write(folder.path.with_name("record.json"), target, text)
+    _write_json(folder.path.with_name("record.json"), target, value)
 
 
 def read_record(path: Path) -> Record:
@@ -109,6 +108,37 @@ def read_records(folder: Path, runs: Sequence[RunSpec]) -> dict[str, Record]:
             found[spec.id] = read_record(path)
             _check_same(path, found[spec.id], spec)
     return found
+
+
+def adopt(study: str, folder: Path, runs: Sequence[RunSpec], other: Path) -> list[RunSpec]:
+    """Take over another study's records of runs with the same options, for runs that have no record yet.
+
+    Options hold the seed, the first model and the evaluation, so such a run would give the same numbers. A record that
+    was taken over says from which study.
+
+    Returns:
+        The runs whose record was taken over.
+
+    Raises:
+        UserError: no records lie there, one is damaged, or one cannot be written.
+    """
+    paths = sorted((other / "records").glob("*.json"))
+    if not paths:
+        raise UserError(f"{other} holds no records of a study (no file records/*.json).")
+    known = [(path, read_record(path)) for path in paths]
+    taken = []
+    for spec in runs:
+        target = record_path(folder, spec)
+        options = _changed(spec.options)
+        same = next((path for path, record in known if not differences(record.options, options)), None)
+        if same is None or target.exists():
+            continue
+        value = json.loads(same.read_text(encoding="utf-8"))
+        source = {"study": value["study"], "run": same.stem}
+        value |= {"study": study, "regime": spec.regime, "method": spec.method, "seed": spec.seed, "taken_from": source}
+        _write_json(folder / f"{spec.id}.part", target, value)
+        taken.append(spec)
+    return taken
 
 
 def record_path(folder: Path, spec: RunSpec) -> Path:
@@ -149,7 +179,9 @@ def _short(value: Any) -> float | None:
     return float(f"{value:.4g}")
 
 
-def _write(beside: Path, target: Path, text: str) -> None:
+def _write_json(beside: Path, target: Path, value: dict[str, Any]) -> None:
+    """Write ``target`` whole or not at all: first under another name on the same file system."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
