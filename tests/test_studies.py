@@ -1,5 +1,7 @@
 """Studies: which runs they make, what their records come to, and the statistics, against SciPy and loops by hand."""
 
+import csv
+import io
 import itertools
 import json
 import math
@@ -15,7 +17,7 @@ from study_cases import STUDY, evaluation, made_record, made_study, write_record
 
 from covgrpo.errors import UserError
 from covgrpo.studies import read_records, read_study
-from covgrpo.studies.analysis import EVERYWHERE, analyse, tuned
+from covgrpo.studies.analysis import BY_SEED, EVERYWHERE, analyse, tuned
 from covgrpo.studies.outcomes import OUTCOMES, diverged, largest_drop, running_mean, steps_to, threshold
 from covgrpo.studies.records import adopt
 from covgrpo.studies.statistics import holm, interval, sign_flip_p, verdict
@@ -348,7 +350,10 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert cells["easy", "grpo"].difference is None and ("easy", "clip_cov") not in cells
     everywhere = cells[EVERYWHERE, "gaussian"]
     assert everywhere.difference.n == 4 and everywhere.difference.mean == pytest.approx((0.25 + 0.25 + 0 + 0.5) / 4)
-    p_values = {key: cell.p for key, cell in cells.items() if cell.p is not None}
+    by_seed = cells[BY_SEED, "gaussian"]  # seed 3: 0.25 and 0.5; 4: 0.25; 5: 0
+    assert by_seed.difference.n == 3 and by_seed.difference.mean == pytest.approx((0.375 + 0.25 + 0) / 3)
+    assert by_seed.p == 0.5 and by_seed.p_corrected is None and (BY_SEED, "grpo") not in cells
+    p_values = {key: cell.p for key, cell in cells.items() if cell.p is not None and key[0] != BY_SEED}
     assert {key: cells[key].p_corrected for key in p_values} == pytest.approx(holm(p_values))
 
 
@@ -374,10 +379,12 @@ def test_tables_hold_the_figures(tmp_path):
     assert "9 of 16 runs" in text and "Named beforehand as hard on grpo: hard." in text
     assert "| easy | gaussian | 3 | 0.667 | 0.750 | +0.167 |" in text
     assert "own learning_rate" not in text  # nothing was swept
-    rows = [line.split(",") for line in results_csv(study, records).splitlines()]
-    header = rows[0]
-    row = dict(zip(header, next(r for r in rows if r[:3] == ["easy", "gaussian", "accuracy@0.6"]), strict=True))
+    rows = list(csv.DictReader(io.StringIO(results_csv(study, records))))
+    by_key = {(row["regime"], row["method"], row["outcome"]): row for row in rows}
+    row = by_key["easy", "gaussian", "accuracy@0.6"]
     assert float(row["difference"]) == pytest.approx(1 / 6, abs=1e-5) and row["values"] == "3:0.75 4:0.5 5:0.75"
+    again = by_key[BY_SEED, "gaussian", "accuracy@0.6"]
+    assert again["pairs"] == "3" and float(again["p"]) == 0.5 and again["p_corrected"] == ""
     assert results_markdown(study, {}).count("0 of 16 runs") == 1
 
 

@@ -12,6 +12,7 @@ from covgrpo.studies.study import Study
 
 ALL_OUTCOMES: dict[str, OutcomeInfo] = {**OUTCOMES, "steps_to_best": STEPS_TO_BEST}
 EVERYWHERE = "all regimes"
+BY_SEED = "all regimes, by seed"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Cell:
     """A method in a regime, by one outcome.
 
     Args:
-        regime: its name, or ``EVERYWHERE``.
+        regime: its name, or ``EVERYWHERE`` or ``BY_SEED``.
         method: its name in the study.
         outcome: key of ``ALL_OUTCOMES``.
         values: seed -> value.
@@ -27,7 +28,7 @@ class Cell:
         difference: of value minus the baseline's value of the same seed, over the seeds that both have; ``None`` for
             the baseline itself and without a pair.
         p: two-sided, of the paired permutation test; ``None`` likewise.
-        p_corrected: by Holm over all comparisons of the study by this outcome.
+        p_corrected: by Holm over all comparisons of the study by this outcome; ``None`` for ``BY_SEED``.
 
     """
 
@@ -42,9 +43,10 @@ class Cell:
 
 
 def analyse(study: Study, records: Mapping[str, Record], outcome: str) -> list[Cell]:
-    """One cell for each regime and method that has a finished run, then, with several regimes, ``EVERYWHERE``.
+    """One cell for each regime and method that has a finished run, then, with several regimes, two rows over all.
 
-    There the pairs of all regimes count alike, each with its own regime's baseline.
+    In ``EVERYWHERE`` the pairs of all regimes count alike, each with its own regime's baseline. Those of one seed share
+    problems and so are not quite independent; in ``BY_SEED`` a seed has one difference, its mean over the regimes.
     """
     return _cells(study, outcome_values(records, outcome), outcome, study.regimes)
 
@@ -63,8 +65,9 @@ def _cells(
     if len(regimes) > 1:
         found += _everywhere(study, values, outcome, regimes)
     p_values = {f"{cell.regime}|{cell.method}": sign_flip_p(d) for cell, d in found if cell.difference is not None}
-    # The row over all regimes repeats the others' pairs: it is one more question, so it is counted too.
-    corrected = holm(p_values)
+    # The row over all regimes repeats the others' pairs: it is one more question, so it is counted too. By seed the
+    # same question is asked again.
+    corrected = holm({key: p for key, p in p_values.items() if not key.startswith(f"{BY_SEED}|")})
     return [_with_p(cell, p_values, corrected) for cell, _ in found]
 
 
@@ -109,20 +112,27 @@ def _cell(
 def _everywhere(
     study: Study, values: Mapping[tuple[str, str], dict[int, float]], outcome: str, regimes: Sequence[str]
 ) -> list[tuple[Cell, list[float]]]:
-    """Methods over all regimes; a seed's value is the mean over the regimes in which the method and baseline ran."""
-    found = []
+    """Methods over all regimes: all pairs alike, then a seed as one unit. A seed's value: its mean over regimes."""
+    everywhere, by_seed = [], []
     for method in study.methods:
+        of_seed: dict[int, list[float]] = {}
+        differences: dict[int, list[float]] = {}
         pooled: list[float] = []
-        by_seed: dict[int, list[float]] = {}
         for regime in regimes:
             mine, base = values.get((regime, method), {}), values.get((regime, study.baseline), {})
             pooled += _differences(mine, base)
-            for seed in mine:
-                by_seed.setdefault(seed, []).append(mine[seed])
-        if by_seed:
-            means = {seed: statistics.fmean(of_seed) for seed, of_seed in by_seed.items()}
-            found.append(_cell(EVERYWHERE, method, outcome, means, pooled, method == study.baseline))
-    return found
+            for seed, value in mine.items():
+                of_seed.setdefault(seed, []).append(value)
+                if seed in base:
+                    differences.setdefault(seed, []).append(value - base[seed])
+        if not of_seed:
+            continue
+        means = {seed: statistics.fmean(found) for seed, found in of_seed.items()}
+        everywhere.append(_cell(EVERYWHERE, method, outcome, means, pooled, method == study.baseline))
+        if differences and method != study.baseline:
+            units = [statistics.fmean(differences[seed]) for seed in sorted(differences)]
+            by_seed.append(_cell(BY_SEED, method, outcome, means, units, False))
+    return everywhere + by_seed
 
 
 def tuned(

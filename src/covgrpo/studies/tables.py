@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from covgrpo.studies.analysis import ALL_OUTCOMES, Cell, analyse, tuned
+from covgrpo.studies.analysis import ALL_OUTCOMES, BY_SEED, Cell, analyse, tuned
 from covgrpo.studies.records import Record
 from covgrpo.studies.statistics import Interval, verdict
 from covgrpo.studies.study import Study
@@ -42,7 +42,7 @@ def results_markdown(study: Study, records: Mapping[str, Record], swept: Sequenc
     for option in swept:
         parts += _tuned_part(study, records, option)
     shown = {name: cells[name] for name in _SHOWN}
-    for regime in dict.fromkeys(cell.regime for cell in cells[study.outcome]):
+    for regime in dict.fromkeys(cell.regime for cell in cells[study.outcome] if cell.regime != BY_SEED):
         parts += [f"## {regime or study.name}", "", *regime_table(study, shown, regime), ""]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -130,8 +130,8 @@ def _csv_row(cell: Cell) -> list[str]:
     compared = [""] * 9
     if difference is not None:
         d = difference
-        numbers = (d.mean, d.median, d.low, d.high, d.t_low, d.t_high, cell.p or 0.0, cell.p_corrected or 0.0)
-        compared = [str(d.n), *(f"{number:.6g}" for number in numbers)]
+        numbers = (d.mean, d.median, d.low, d.high, d.t_low, d.t_high, cell.p, cell.p_corrected)
+        compared = [str(d.n), *("" if number is None else f"{number:.6g}" for number in numbers)]
     own = cell.own
     return [
         *(cell.regime, cell.method, cell.outcome, str(own.n)),
