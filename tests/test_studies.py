@@ -199,13 +199,16 @@ def test_outcomes_of_a_run_by_hand():
         evaluations=[
             evaluation(0, [0, 0], {0.6: (2, [0, 0], 1.0), 1.0: (2, [0, 1], 2.0)}),
             evaluation(20, [1, 1], {0.6: (2, [2, 1], 1.0), 1.0: (2, [1, 1], 1.0)}),
+            evaluation(30, [0, 0], {0.6: (2, [1, 1], 1.0), 1.0: (2, [0, 0], 1.0)}),
             evaluation(40, [1, 0], {0.6: (16, [16, 4], 0.5), 1.0: (16, [8, 0], 0.5)}),
         ],
     )  # fmt: skip
     value = {name: info.of(record) for name, info in OUTCOMES.items()}
     assert value["accuracy@0"] == 0.5 and value["accuracy@0.6"] == 20 / 32 and value["accuracy@1"] == 8 / 32
     assert value["best@0"] == 1.0 and value["best@0.6"] == 0.75 and value["best@1"] == 0.5
-    assert value["drop@0"] == 0.5 and value["drop@0.6"] == pytest.approx(0.125)
+    assert value["late@0"] == 0.25 and value["late@1"] == 0.125  # of steps 30 and 40
+    assert value["late@0.6"] == pytest.approx((0.5 + 20 / 32) / 2)
+    assert value["drop@0"] == 1.0 and value["drop@0.6"] == pytest.approx(0.25)
     assert value["pass16@1"] == 0.5 and value["pass16@0.6"] == 1.0
     one = 1 - math.comb(8, 4) / math.comb(16, 4)
     assert value["pass4@1"] == pytest.approx(one / 2)

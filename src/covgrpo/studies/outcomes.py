@@ -96,6 +96,17 @@ def _best(temperature: float) -> Callable[[Record], float | None]:
     return lambda record: max((accuracy for _, accuracy in accuracies(record, temperature)), default=None)
 
 
+def _late(temperature: float) -> Callable[[Record], float | None]:
+    """Mean over the evaluations after half of the steps: less noise than one evaluation has."""
+
+    def of(record: Record) -> float | None:
+        half = len(record.curves["reward"]) / 2
+        late = [accuracy for step, accuracy in accuracies(record, temperature) if step > half]
+        return statistics.fmean(late) if late else None
+
+    return of
+
+
 def _drop(temperature: float) -> Callable[[Record], float | None]:
     return lambda record: largest_drop([accuracy for _, accuracy in accuracies(record, temperature)])
 
@@ -149,6 +160,10 @@ OUTCOMES: dict[str, OutcomeInfo] = {
     "accuracy@0": OutcomeInfo("accuracy at the end, greedy", +1, _final(0.0)),
     "accuracy@0.6": OutcomeInfo("accuracy at the end, temperature 0.6", +1, _final(0.6)),
     "accuracy@1": OutcomeInfo("accuracy at the end, temperature 1", +1, _final(1.0)),
+    **{
+        f"late@{t:g}": OutcomeInfo(f"accuracy, mean over the second half of the steps, {name}", +1, _late(t))
+        for t, name in ((0.0, "greedy"), (0.6, "temperature 0.6"), (1.0, "temperature 1"))
+    },
     "best@0": OutcomeInfo("best accuracy, greedy", +1, _best(0.0)),
     "best@0.6": OutcomeInfo("best accuracy, temperature 0.6", +1, _best(0.6)),
     "best@1": OutcomeInfo("best accuracy, temperature 1", +1, _best(1.0)),
