@@ -18,7 +18,7 @@ from covgrpo.studies.analysis import BY_SEED, EVERYWHERE, Cell, analyse
 from covgrpo.studies.statistics import Interval, verdict
 
 STUDIES = Path(__file__).parents[1] / "studies"
-ORDER = ("main", "stability", "small", "confirm", "ablation", "warm")  # sides and cold repeat runs of main and stability
+ORDER = ("main", "stability", "small", "confirm", "ablation", "warm")  # the others repeat runs of main, stability
 METHOD = "gaussian"
 MARKS = ("<!-- claims: made by scripts/claims_table.py -->\n", "<!-- end of claims -->\n")
 HEADER = (
