@@ -54,6 +54,48 @@ MUTATIONS = {
         "self.logps, self.mask = logps, ",
         "test_ingredient_stop_gradient",
     ),
+    "through: gradient in the kernel": (
+        "weighting/gaussian_through.py",
+        "return through_sigma - v(block)",
+        "return through_sigma - 0 * v(block)",
+        "test_ingredient_through_the_kernel",
+    ),
+    "through: gradient in sigma": (
+        "weighting/gaussian_through.py",
+        "return through_sigma - v(block)",
+        "return 0 * through_sigma - v(block)",
+        "test_ingredient_through_sigma",
+    ),
+    "through: gradient in the normaliser": (
+        "weighting/gaussian_through.py",
+        "(nA(block) - mean_u_K[block.group, None])",
+        "nA(block)",
+        "test_ingredient_through_the_normaliser",
+    ),
+    "through: gradient in mean(l)": (
+        "covariance.py",
+        "self.a(block) * dL_dc(block) - mean_B[block.rows, None]",
+        "self.a(block) * dL_dc(block)",
+        "test_ingredient_through_the_mean_of_logps",
+    ),
+    "through: mean(l) by completions": (
+        "covariance.py",
+        "block.logps - self.mean_l_B[block.rows, None]",
+        "block.logps - self.tokens.mean(lambda b: b.logps)[block.group, None]",
+        "test_ingredient_through_mean_of_logps_by_completions",
+    ),
+    "through: mean(A) over completions": (
+        "covariance.py",
+        "self.mean_A_K = tokens.sum_rows(A_B * any_B) / tokens.sum_rows(any_B).clamp(min=1)",
+        "self.mean_A_K = tokens.mean(lambda block: block.advantages)",
+        "test_ingredient_through_mean_of_advantages_over_completions",
+    ),
+    "through: the loss's normaliser": (
+        "weighting/gaussian_through.py",
+        'if normaliser == "completion" else',
+        'if normaliser == "nothing" else',
+        "test_ingredient_through_the_losss_normaliser",
+    ),
     "mask": (
         "groups.py",
         "mask.detach().bool()",

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from covgrpo.core.covariance import Covariance
+from covgrpo.core.covariance import CompletionCovariance, Covariance
 from covgrpo.core.groups import GroupedTokens
 from covgrpo.core.weighting.gaussian import gaussian_weights
+from covgrpo.core.weighting.gaussian_through import effective_weights, padding
 from covgrpo.core.weighting.kernel import gaussian_exponent, mean_one, precision, variance
 
 
@@ -57,3 +58,41 @@ class MicroBatch:
         micro_B = torch.empty(B, dtype=torch.long, device=logps.device)
         micro_B[order] = torch.arange(B, device=logps.device) // self.rows
         return gaussian_weights(logps, advantages, mask, micro_B)
+
+
+# What the code of the paper's first author does differently from its text, each alone (docs/methods.md). All of it
+# together is ``gaussian_through`` with ``padded_mean``.
+
+
+@dataclass(frozen=True)
+class CompletionMeans:
+    """The Gaussian kernel with l centred by completion and A over completions; no gradient through the weights."""
+
+    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
+        """Return w~ (B, T)."""
+        tokens = GroupedTokens(logps, advantages, mask, group_ids)
+        c = CompletionCovariance(tokens)
+        return tokens.map(mean_one(tokens, gaussian_exponent(c, precision(c, variance(tokens, c)))))
+
+
+@dataclass(frozen=True)
+class Through:
+    """The Gaussian kernel of the text, both means over the group's tokens, with the gradient through the weights."""
+
+    normaliser: str | None = None
+
+    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
+        """Return the effective weights (B, T)."""
+        tokens = GroupedTokens(logps, advantages, mask, group_ids)
+        return tokens.map(effective_weights(tokens, Covariance(tokens), self.normaliser or "completion"))
+
+
+@dataclass(frozen=True)
+class PaddedMean:
+    """The Gaussian kernel of the text with mean weight G max_i(n_i) / N instead of 1."""
+
+    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
+        """Return the weights (B, T)."""
+        tokens = GroupedTokens(logps, advantages, mask, group_ids)
+        mean_K = padding(tokens)
+        return gaussian_weights(logps, advantages, mask, group_ids) * mean_K[tokens.group, None].to(tokens.result_dtype)

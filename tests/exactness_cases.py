@@ -18,7 +18,7 @@ STOCK = "stock TRL"  # in place of a scheme: TRL's own trainer
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "gaussian": {},
-    "prob": {},
+    "gaussian_through": {"weighting_kwargs": {"padded_mean": True}},
     "clip_cov": {"weighting_kwargs": {"ratio": 0.1, "low": 0.1, "high": 50.0}, "epsilon": 1e6},
     # Its penalty acts only on a policy that has moved: two updates a rollout batch.
     "kl_cov": {"weighting_kwargs": {"ratio": 0.1, "coef": 0.5}, "epsilon": 1e6, "num_iterations": 2},

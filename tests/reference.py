@@ -134,9 +134,11 @@ def summary(tokens):
     # (sum w)^2 / (N sum w^2)
     squares = math.fsum(x * x for x in w)
     out["weight/ess"] = math.fsum(w) ** 2 / (n * squares) if squares else 0.0
+    # share of tokens with w < 0
+    out["weight/reversed"] = sum(x < 0 for x in w) / n
     for name, factors in (("update/top_share", w), ("update/top_share_unweighted", [1.0] * n)):
-        # u = w |A| (1 - p)
-        size = [f * abs(t["advantage"]) * (1 - math.exp(t["logp"])) for f, t in zip(factors, tokens, strict=True)]
+        # u = |w A| (1 - p)
+        size = [abs(f * t["advantage"]) * (1 - math.exp(t["logp"])) for f, t in zip(factors, tokens, strict=True)]
         top = sorted(size, reverse=True)[: (n + 99) // 100]
         out[name] = math.fsum(top) / math.fsum(size) if math.fsum(size) > 0 else 0.0
     return out

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import reference_through
 import torch
 from core_cases import close, sample_batch
 from reference import group_covariance, group_weights
@@ -75,3 +76,48 @@ def test_micro_batch_is_the_kernel_over_the_rows_that_land_together():
     close(actual, loop(inputs, together, group_weights))
     exact = get_weighting("gaussian")(*inputs.args())
     assert (actual - exact).abs().max() > 0.1, "the defect that it stands for must show"
+
+
+def by_groups(inputs, of):
+    """``of`` (live log-probs, advantages, completion of each token) of each group, laid out (B, T)."""
+    out = torch.zeros(inputs.logps.shape, dtype=torch.float64)
+    for rows in rows_of_groups(inputs.group_ids):
+        cells = [(i, t) for i in rows for t in range(inputs.logps.shape[1]) if inputs.mask[i, t]]
+        live = torch.stack([inputs.logps[cell] for cell in cells]).requires_grad_()
+        found = of(live, [inputs.advantages[i].item() for i, _ in cells], [i for i, _ in cells])
+        for cell, value in zip(cells, found.tolist(), strict=True):
+            out[cell] = value
+    return out
+
+
+def test_completion_means_are_the_live_weights_held_constant():
+    inputs = sample_batch(3)
+    actual = get_weighting("studies.ablations:CompletionMeans")(*inputs.args())
+    close(actual, by_groups(inputs, reference_through.live_weights))
+
+
+@pytest.mark.parametrize("normaliser", ["completion", "token"])
+def test_the_gradient_through_the_kernel_of_the_text(normaliser):
+    inputs = sample_batch(3)
+
+    def effective(live, adv, rows):
+        shares = reference_through.token_shares(rows, normaliser)
+        A, n = torch.tensor(adv, dtype=torch.float64), torch.tensor(shares, dtype=torch.float64)
+        if len(set(adv)) == 1:
+            return torch.ones(len(adv))
+        c = (live - live.mean()) * (A - A.mean())
+        w = torch.exp(-(c**2) / (2 * c.var(correction=0)))
+        objective = (n * A * w * len(w) / w.sum() * torch.exp(live - live.detach())).sum()
+        return torch.autograd.grad(objective, live)[0] / (n * A)
+
+    actual = get_weighting("studies.ablations:Through", normaliser=normaliser)(*inputs.args())
+    close(actual, by_groups(inputs, effective))
+
+
+def test_padded_mean_of_the_kernel_of_the_text():
+    inputs = sample_batch(3)
+    actual = get_weighting("studies.ablations:PaddedMean")(*inputs.args())
+    plain = get_weighting("gaussian")(*inputs.args())
+    for rows in rows_of_groups(inputs.group_ids):
+        n = [size for size in inputs.mask[rows].sum(1).tolist() if size]
+        close(actual[rows], plain[rows] * len(n) * max(n) / sum(n))

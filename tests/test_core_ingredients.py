@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from core_cases import F64, GOLDEN, close
+from scheme_cases import GOLDEN_NONZERO
 
 import covgrpo
-from covgrpo import gaussian_weights, get_weighting
+from covgrpo import gaussian_through_weights, gaussian_weights, get_weighting
 
 # --- weightings -------------------------------------------------------------------------------------------
 
@@ -190,3 +191,74 @@ def test_ingredient_stop_gradient():
     core, broken = gradients
     close(core, torch.tensor(core_weights(7), dtype=F64) * adv)
     assert (core - broken).abs().max() > 0.02
+
+
+# --- every term of the gradient through the weights is seen by a test ------------------------------------------
+
+
+def through_loop(rows, **broken):
+    """Effective weights of one group, differentiated by autograd, with a part of the loss broken: held constant or
+    taken over other tokens. ``rows`` as above; every token counts 1 / tokens of its completion unless ``share`` says.
+    """
+    held = {name: (lambda x: x.detach()) if broken.get(name) == "held" else (lambda x: x) for name in HELD}
+    live = torch.tensor([lp for row in rows for lp, _ in row], dtype=F64, requires_grad=True)
+    own = torch.tensor([i for i, row in enumerate(rows) for _ in row])
+    n = torch.tensor([float(len(row)) for row in rows], dtype=F64)
+    A = torch.tensor([a for row in rows for _, a in row], dtype=F64)
+    mean_l = torch.zeros(len(rows), dtype=F64).index_add(0, own, live)[own] / n[own]
+    mean_l = held["mean_l"](live.mean() if broken.get("mean_l") == "group" else mean_l)
+    mean_A = A.mean() if broken.get("mean_A") == "tokens" else mean([row[0][1] for row in rows])
+    c = (live - mean_l) * (A - mean_A)
+    sigma = held["sigma"](c.std(unbiased=False))
+    w = torch.exp(-(held["kernel"](c) ** 2) / (2 * sigma**2))
+    w = w * len(w) / held["sum"](w.sum())
+    share = torch.ones_like(A) if broken.get("share") == "token" else 1 / n[own]
+    (gradient,) = torch.autograd.grad((share * A * w * torch.exp(live - live.detach())).sum(), live)
+    return (gradient / (share * A)).tolist()
+
+
+HELD = ("mean_l", "sigma", "kernel", "sum")
+THROUGH = GOLDEN_NONZERO
+
+
+def assert_through_sees(**broken):
+    """In both golden groups the core has the right gradient, and the broken one is far from it in one at least."""
+    weights, far = gaussian_through_weights(*THROUGH.args()), []
+    for group in (7, -2):
+        valid = THROUGH.mask & (THROUGH.group_ids == group)[:, None]
+        rows = [
+            [(THROUGH.logps[i, t].item(), THROUGH.advantages[i].item()) for t in range(4) if valid[i, t]]
+            for i in range(5)
+            if valid[i].any()
+        ]
+        assert distance(weights[valid].tolist(), through_loop(rows)) < 1e-12
+        far.append(distance(weights[valid].tolist(), through_loop(rows, **broken)))
+    assert max(far) > 0.01
+
+
+def test_ingredient_through_the_kernel():
+    assert_through_sees(kernel="held")
+
+
+def test_ingredient_through_sigma():
+    assert_through_sees(sigma="held")
+
+
+def test_ingredient_through_the_normaliser():
+    assert_through_sees(sum="held")
+
+
+def test_ingredient_through_the_mean_of_logps():
+    assert_through_sees(mean_l="held")
+
+
+def test_ingredient_through_mean_of_logps_by_completions():
+    assert_through_sees(mean_l="group")
+
+
+def test_ingredient_through_mean_of_advantages_over_completions():
+    assert_through_sees(mean_A="tokens")
+
+
+def test_ingredient_through_the_losss_normaliser():
+    assert_through_sees(share="token")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from covgrpo.core import gaussian_weights, get_weighting
+from covgrpo.core import gaussian_through_weights, gaussian_weights, get_weighting
 from covgrpo.engines.skyrl import TokenWeightedAdvantages
 from covgrpo.engines.tinker import WeightedPolicyGradient
 from covgrpo.errors import UserError
@@ -26,8 +26,10 @@ def tensors(seed=0):
 class RayPPOTrainer:
     """As skyrl.train.trainer.RayPPOTrainer at a9564572e: TensorBatch (a dict) with metadata in and out."""
 
-    def __init__(self):
+    def __init__(self, loss_reduction="token_mean"):
         self.all_metrics = {}
+        algorithm = SimpleNamespace(loss_reduction=loss_reduction)
+        self.cfg = SimpleNamespace(trainer=SimpleNamespace(algorithm=algorithm))
 
     def compute_advantages_and_returns(self, data):
         data["advantages"] = data["returns"] = data.pop("rewards")
@@ -72,6 +74,20 @@ def test_skyrl_refuses_what_cannot_be_exact():
     penalising = type("KL", (Trainer,), {"token_weighting": get_weighting("kl_cov")})
     with pytest.raises(UserError, match="penalty"):
         penalising().compute_advantages_and_returns(skyrl_batch())
+
+
+@pytest.mark.parametrize(
+    ("reduction", "normaliser"),
+    [("token_mean", "token"), ("sequence_mean", "completion"), ("seq_mean_token_sum_norm", "token")],
+)
+def test_skyrl_tells_the_weighting_what_its_loss_divides_by(reduction, normaliser):
+    through = type("Through", (Trainer,), {"token_weighting": get_weighting("gaussian_through")})
+    data = through(reduction).compute_advantages_and_returns(skyrl_batch())
+    logps, A, mask = tensors()
+    expected = gaussian_through_weights(logps, A, mask, GROUP, normaliser) * A
+    torch.testing.assert_close(data["advantages"], expected, rtol=1e-6, atol=1e-7)
+    with pytest.raises(UserError, match="loss_reduction=median does neither"):
+        through("median").compute_advantages_and_returns(skyrl_batch())
 
 
 class Tensor:
@@ -121,6 +137,18 @@ def test_tinkers_weights_stay_over_later_updates():
     loss(data, moved)[0].backward()
     for leaf, weighted in zip(moved, expected_weights(), strict=True):
         torch.testing.assert_close(leaf.grad, -weighted * torch.exp(torch.tensor(-0.5)), rtol=1e-5, atol=1e-6)
+
+
+def test_tinkers_loss_is_a_sum_over_tokens_to_the_weighting():
+    data, logprobs = prompted()
+    leaves = [values.clone().requires_grad_() for values in logprobs]
+    WeightedPolicyGradient(UIDS, get_weighting("gaussian_through"))(data, leaves)[0].backward()
+    logps, A, mask = tensors()
+    expected = gaussian_through_weights(logps, A, mask, GROUP, "token") * A
+    for row, leaf in enumerate(leaves):
+        torch.testing.assert_close(leaf.grad[2:], -expected[row, : len(leaf) - 2], rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="a sum over tokens needs 'token'"):
+        WeightedPolicyGradient(UIDS, get_weighting("gaussian_through", normaliser="completion"))
 
 
 def test_tinkers_wrong_input_is_named():

@@ -107,6 +107,7 @@ def test_loss_types_whose_normaliser_spans_the_step(tmp_path, baseline, loss_typ
 def test_schemes_and_scopes_differ(baseline):
     """The comparisons above could fail: schemes and scopes give different updates, and weighting changes it at all."""
     results = [baseline(scheme, scope)["gradients"] for scheme in ("gaussian", "clip_cov") for scope in SCOPES]
+    results += [baseline("gaussian_through", scope)["gradients"] for scope in SCOPES]
     results.append(baseline("prob", "group")["gradients"])
     for index, a in enumerate(results):
         for b in results[:index]:

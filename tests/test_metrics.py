@@ -37,7 +37,7 @@ def random_tokens(n, seed, dtype=F64, groups=3):
         group=torch.randint(groups, (n,), generator=generator),
         logps=-draw().abs(),
         advantages=draw(),
-        weights=draw().square(),
+        weights=draw().square() - 0.1,  # some are negative
         entropies=draw().abs(),
     )
 
@@ -92,6 +92,7 @@ def test_summary_of_golden_values():
             "weight/q_0.5": 1.0,
             "weight/max": 2.0,
             "weight/ess": 5 / 7,
+            "weight/reversed": 0.0,
             "update/top_share": 1 / 3,
             "update/top_share_unweighted": 1 / 4,
         }
@@ -113,6 +114,17 @@ def test_summary_of_nothing_and_of_zero_weights():
     summary = summarise(step_tokens(c=[1.0, 1.0], weights=[0.0, 0.0]))
     assert summary["weight/ess"] == summary["weight/min"] == summary["update/top_share"] == 0.0
     assert summary["cov/sigma"] == 0.0 and summary["cov/mean"] == 1.0
+
+
+def test_negative_weights_count_by_their_size_and_are_reported():
+    tokens = step_tokens(c=[1.0, 1.0, 1.0, 1.0], weights=[2.0, -1.0, 2.0, 1.0], logps=[math.log(0.5)] * 4)
+    found = summarise(tokens)
+    assert found["weight/reversed"] == 1 / 4 and found["weight/min"] == -1
+    assert found["weight/ess"] == pytest.approx(4**2 / (4 * 10))  # of |w| it would be 6^2 / 40
+    assert found["update/top_share"] == pytest.approx(2 / 6)
+    assert most_damped(tokens, 1).tolist() == [1]
+    counts = histograms(tokens)["weight"]
+    assert counts[1 + WEIGHT_EDGES.index(-1.0)] == 1 and sum(counts[: 1 + WEIGHT_EDGES.index(0.0)]) == 1
 
 
 def test_covariances_of_a_step_are_those_of_whole_groups():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from trl_runs import logs, ours, reference_weighted, relative, scripted_rollouts, stock, weights
+from trl_runs import live_weights, logs, ours, reference_weighted, relative, scripted_rollouts, stock, weights
 
 pytestmark = pytest.mark.slow
 
@@ -13,6 +13,9 @@ SETTINGS = [
     {"num_iterations": 2, "learning_rate": 1e-2},
     {"loss_type": "grpo", "beta": 0.1},
 ]
+
+# The loss in the code of the paper's first author; TRL by now multiplies the KL term by the ratio as well.
+AUTHORS = {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False}
 
 
 @pytest.mark.parametrize("options", SETTINGS)
@@ -47,6 +50,23 @@ def test_gaussian_changes_the_update(tmp_path):
     mine = ours(tmp_path / "b", rollouts=scripted_rollouts(1), max_steps=1)
     mine.train()
     assert relative(mine.gradients[0], theirs.gradients[0]) > 0.05
+
+
+@pytest.mark.parametrize("fast_path", [False, True])
+@pytest.mark.parametrize("padded_mean", [False, True])
+@pytest.mark.parametrize("options", [AUTHORS, {"loss_type": "grpo"}, {"loss_type": "dapo"}])
+def test_gaussian_through_is_the_live_loss_differentiated(tmp_path, options, padded_mean, fast_path):
+    theirs = live_weights(tmp_path / "a", rollouts=scripted_rollouts(1), max_steps=2, **options)
+    theirs.padded_mean = padded_mean
+    theirs.train()
+    through = {"weighting": "gaussian_through", "weighting_kwargs": {"padded_mean": padded_mean}}
+    mine = ours(tmp_path / "b", rollouts=scripted_rollouts(1), max_steps=2, fast_path=fast_path, **through, **options)
+    mine.train()
+    assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
+    assert relative(mine.gradients[1], theirs.gradients[1]) < 1e-4
+    constant = ours(tmp_path / "c", rollouts=scripted_rollouts(1), max_steps=1, **options)
+    constant.train()
+    assert relative(constant.gradients[0], theirs.gradients[0]) > 0.05
 
 
 def test_constant_rewards_with_rounding_noise_give_no_update(tmp_path):

@@ -148,6 +148,14 @@ def test_every_method_trains(tmp_path, method):
         ({"weighting": "gausian"}, "Did you mean 'gaussian'"),
         ({"weighting": "prob", "weighting_kwargs": {"alpha": 2}}, "alpha"),
         ({"weighting_scope": "token"}, "weighting_scope"),
+        ({"weighting": "gaussian_through", "loss_type": "vespo"}, "GaussianThrough.*loss_type='vespo' does neither"),
+        (
+            {"weighting": "gaussian_through", "weighting_kwargs": {"normaliser": "token"}, "loss_type": "grpo"},
+            "loss_type='grpo' needs 'completion'",
+        ),
+        ({"weighting": "gaussian_through", "importance_sampling_level": "sequence"}, "not 'sequence'"),
+        ({"weighting": "gaussian_through", "top_entropy_quantile": 0.2}, "top_entropy_quantile=1.0, not 0.2"),
+        ({"weighting": "gaussian_through", "mask_truncated_completions": True}, "mask_truncated_completions=False"),
     ],
 )
 def test_what_cannot_be_is_refused_at_start(tmp_path, options, said):

@@ -230,6 +230,24 @@ def test_what_cannot_be_exact_is_refused_unless_nothing_is_weighted():
     assert choose(config({"weighting": "none"}, **bypass, loss_mode="kl_cov"), by_variable=True).name == "none"
 
 
+@pytest.mark.parametrize(
+    ("mode", "normaliser"),
+    [("token-mean", "token"), ("seq-mean-token-sum", "token"), ("seq-mean-token-mean", "completion")],
+)
+def test_the_weighting_is_told_what_verls_loss_divides_by(mode, normaliser):
+    chosen = choose(config({"weighting": "gaussian_through"}, loss_agg_mode=mode), by_variable=True)
+    assert chosen.weighting == get_weighting("gaussian_through", normaliser=normaliser)
+    assert choose(config({"weighting": "gaussian"}, loss_agg_mode=mode), by_variable=True).weighs
+
+
+@pytest.mark.parametrize("options", [{"loss_agg_mode": "max"}, {"loss_mode": "gspo"}])
+def test_a_loss_that_fits_no_normaliser_is_refused(options):
+    (said,) = (f"{name}={value} does neither" for name, value in options.items())
+    with pytest.raises(UserError, match=said):
+        choose(config({"weighting": "gaussian_through"}, **options), by_variable=True)
+    assert choose(config({"weighting": "gaussian"}, **options), by_variable=True).weighs
+
+
 # The rewards
 
 

@@ -6,10 +6,12 @@ compares a new one as well.
 """
 
 import pytest
+import reference_through
 import torch
 from verl_trl_cases import VERL_CPU, compare, trl_trainer
 
-from covgrpo.engines.rows import number
+from covgrpo.core import get_weighting
+from covgrpo.engines.rows import number, weigh_rows
 
 from verl_runs import read  # isort: skip
 
@@ -30,6 +32,25 @@ def test_the_same_log_probs_give_the_same_weights(dump, tmp_path):
     trainer._weigh(batch, number(dump.metadata["uid"]))
     torch.testing.assert_close(batch["advantages"], dump.tensors["weighted"], rtol=1e-6, atol=1e-6)
     assert (batch["token_weights"][dump.tensors["response_mask"].bool()] - 1).abs().max() > 0.5
+
+
+@pytest.mark.parametrize(("loss_type", "normaliser"), [("dapo", "token"), ("grpo", "completion")])
+def test_the_gradient_through_the_weights_is_the_same_in_both(dump, tmp_path, loss_type, normaliser):
+    """verl's driver batch through verl's way, through the TRL trainer's, and through the differentiated loss."""
+    logps, A, mask = (dump.tensors[name] for name in ("old_log_probs", "advantages", "response_mask"))
+    uid = dump.metadata["uid"]
+    by_verl, _ = weigh_rows(
+        get_weighting("gaussian_through", normaliser=normaliser), "group", logps, A, mask.bool(), uid
+    )
+    trainer = trl_trainer(tmp_path, dump, weighting="gaussian_through", loss_type=loss_type)
+    batch = {"advantages": A.sum(1) / mask.sum(1), "completion_mask": mask, "rollout_logps": logps}
+    trainer._weigh(batch, number(uid))
+    torch.testing.assert_close(batch["advantages"], by_verl, rtol=1e-6, atol=1e-6)
+    expected = reference_through.gaussian_through_weights(
+        logps.double().tolist(), A.double().tolist(), mask.tolist(), number(uid).tolist(), normaliser
+    )
+    torch.testing.assert_close(by_verl, torch.tensor(expected) * A, rtol=1e-5, atol=1e-6)
+    assert (by_verl - dump.tensors["weighted"]).abs().max() > 0.1
 
 
 def test_the_same_tokens_give_the_same_weights(dump, tmp_path):

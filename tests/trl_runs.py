@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import reference
+import reference_through
 import torch
 from datasets import Dataset
 from tiny import tiny_model, tiny_tokenizer
@@ -143,6 +144,43 @@ class ReferenceWeighted(GRPOTrainer):
         )
         batch["advantages"] = batch["advantages"][:, None] * torch.tensor(weight)
         return batch
+
+
+class LiveWeights(GRPOTrainer):
+    """Stock TRL with the loss of the paper's first author: weights inside the loss, differentiated with it.
+
+    One micro-batch a step, so that it holds whole groups; loss type grpo or dapo, no clipping.
+    """
+
+    padded_mean = False
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super()._generate_and_score_completions(inputs)
+        batch["group"] = torch.arange(len(batch["advantages"])) // self.num_generations
+        return batch
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        mask, A = inputs["completion_mask"].bool(), inputs["advantages"]
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        attention_mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        logps, _, _ = self._get_per_token_logps_and_entropies(model, ids, attention_mask, mask.shape[1])
+        weights = torch.zeros(mask.shape, dtype=torch.float64)
+        for group in inputs["group"].unique():
+            row, column = (mask & (inputs["group"] == group)[:, None]).nonzero(as_tuple=True)
+            live = logps[row, column].double()
+            own = reference_through.live_weights(live, A[row].double().tolist(), row.tolist(), self.padded_mean)
+            weights = weights.index_put((row, column), own)
+        gain = weights.float() * A[:, None] * torch.exp(logps - logps.detach())
+        if self.beta:
+            log_ratio = inputs["ref_per_token_logps"] - logps
+            gain = gain - self.beta * (torch.exp(log_ratio) - log_ratio - 1)
+        if self.loss_type == "dapo":
+            return -(gain * mask).sum() / mask.sum()
+        return -((gain * mask).sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def live_weights(folder: Any, **options: Any) -> GRPOTrainer:
+    return build(LiveWeights, GRPOConfig, folder, **options)
 
 
 def reference_weighted(folder: Any, **options: Any) -> GRPOTrainer:

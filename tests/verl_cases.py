@@ -54,4 +54,5 @@ def by_group(data):
 def config(covgrpo=None, **algorithm):
     section = {} if covgrpo is None else {"covgrpo": covgrpo}
     loss = {"policy_loss": {"loss_mode": algorithm.pop("loss_mode", "vanilla")}}
+    loss["loss_agg_mode"] = algorithm.pop("loss_agg_mode", "token-mean")
     return {"algorithm": {**section, **algorithm}, "actor_rollout_ref": {"actor": loss}}

@@ -26,7 +26,7 @@ class Recorded(CovGRPOTrainer):
         return self.generation_batch
 
 
-def trl_trainer(folder, dump):
+def trl_trainer(folder, dump, **changes):
     """A trainer of ours on verl's questions, whose sampler returns verl's completions and whose reward is verl's."""
     tokenizer, gold = tiny_tokenizer(), dump.metadata["gold"]
     prompts = [[{"role": "user", "content": question}] for question in gold]
@@ -59,6 +59,7 @@ def trl_trainer(folder, dump):
         "max_completion_length": 16,
         "temperature": 1.0,
         "max_steps": 1,
+        **changes,
     }
     trainer = Recorded(
         model=tiny_model(),

@@ -9,9 +9,17 @@ and advantage estimators cannot be exact (docs/engines.md).
 
 from typing import Any
 
-from covgrpo.core import get_weighting
+from covgrpo.core import Weighting, fit_normaliser, get_weighting
 from covgrpo.engines.rows import weigh_rows
 from covgrpo.errors import UserError
+
+# What ``trainer.algorithm.loss_reduction`` divides a token by, up to one number for all.
+_NORMALISERS = {
+    "token_mean": "token",
+    "sequence_mean": "completion",
+    "seq_mean_token_sum_norm": "token",
+    "seq_mean_token_sum_norm_global": "token",
+}
 
 
 class TokenWeightedAdvantages:
@@ -22,7 +30,8 @@ class TokenWeightedAdvantages:
     class for another scheme.
 
     Raises:
-        UserError: a scheme with a penalty in the loss; a batch without the policy's own log-probs.
+        UserError: a scheme with a penalty in the loss, or one that ``trainer.algorithm.loss_reduction`` does not fit; a
+            batch without the policy's own log-probs.
 
     """
 
@@ -42,6 +51,17 @@ class TokenWeightedAdvantages:
             )
         mask = (data["loss_mask"] > 0) & (data["response_mask"] > 0)
         columns = logps.cpu(), data["advantages"].cpu(), mask.cpu(), data.metadata["uids"]
-        data["advantages"], metrics = weigh_rows(self.token_weighting, self.weighting_scope, *columns)
+        data["advantages"], metrics = weigh_rows(self._fitted_weighting(), self.weighting_scope, *columns)
         self.all_metrics.update(metrics)  # type: ignore[attr-defined]
         return data
+
+    def _fitted_weighting(self) -> Weighting:
+        if getattr(self.token_weighting, "normaliser", "") is not None:  # no such field, or chosen by the user
+            weighting: Weighting = self.token_weighting
+            return weighting
+        reduction = self.cfg.trainer.algorithm.loss_reduction  # type: ignore[attr-defined]
+        try:
+            loss = f"trainer.algorithm.loss_reduction={reduction}"
+            return fit_normaliser(self.token_weighting, _NORMALISERS.get(str(reduction)), loss)
+        except ValueError as error:
+            raise UserError(str(error)) from error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from covgrpo.core import Weighting, get_weighting
+from covgrpo.core import Weighting, fit_normaliser, get_weighting
 from covgrpo.engines.rows import weigh_rows
 
 
@@ -29,14 +29,14 @@ class WeightedPolicyGradient:
         scope: ``group`` or ``batch``.
 
     Raises:
-        ValueError: a scheme with a penalty; ``groups`` and data differ in length; a datum without
-            ``advantages`` or ``mask``.
+        ValueError: a scheme with a penalty, or made for another normaliser; ``groups`` and data differ in length; a
+            datum without ``advantages`` or ``mask``.
 
     """
 
     def __init__(self, groups: Sequence[Hashable], weighting: Weighting | None = None, scope: str = "group"):
         self.groups, self.scope = list(groups), scope
-        self.weighting = weighting or get_weighting("gaussian")
+        self.weighting = fit_normaliser(weighting or get_weighting("gaussian"), "token", "a sum over tokens")
         if hasattr(self.weighting, "penalties"):
             raise ValueError(f"weighting {self.weighting}: weights cannot express its penalty in the loss.")
         self._fixed: tuple[list[Tensor], list[Tensor], dict[str, float]] | None = None

@@ -22,9 +22,11 @@ def summarise(tokens: StepTokens) -> dict[str, float]:
         (falls to or below); a token's own value; absent where a side has no token.
         ``cov/weighted``: Cov(l, w A), what drives the entropy once the advantages are weighted.
         ``weight/min``, ``weight/max``, ``weight/q_f``: the weight that the fraction f of the tokens falls to or below.
-        ``weight/ess``: effective sample size (sum w)^2 / (N sum w^2), a fraction of the N tokens.
+        ``weight/ess``: effective sample size (sum w)^2 / (N sum w^2), a fraction of the N tokens; negative weights
+        lower it.
+        ``weight/reversed``: fraction of the N tokens with w < 0, whose push is turned round.
         ``update/top_share``, ``update/top_share_unweighted``: the share of sum_t u_t that the 1 % of the tokens with
-        the largest u carry, u = w |A| (1 - p), with the weights and with w = 1.
+        the largest u carry, u = |w A| (1 - p), with the weights and with w = 1.
         Empty where no token is valid.
 
     """
@@ -51,7 +53,7 @@ def summarise_weighting(
     """
     w, A, c = weights.double(), advantages.double(), c.double()
     squares = w.square().sum()
-    # |grad_z w A log p(y)|_1 = 2 w |A| (1 - p): half of it, over the logits z of the token's position.
+    # |grad_z w A log p(y)|_1 = 2 |w A| (1 - p): half of it, over the logits z of the token's position.
     size = A.abs() * -torch.expm1(logps.double())
     return {
         "cov/mean": c.mean().item(),
@@ -60,7 +62,8 @@ def summarise_weighting(
         "cov/weighted": weighted_c.double().mean().item(),
         **_weight_quantiles(w),
         "weight/ess": (w.sum().square() / (len(w) * squares)).item() if squares > 0 else 0.0,
-        "update/top_share": _top_share(w * size),
+        "weight/reversed": (w < 0).double().mean().item(),
+        "update/top_share": _top_share(w.abs() * size),
         "update/top_share_unweighted": _top_share(size),
     }
 

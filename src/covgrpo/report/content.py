@@ -20,6 +20,7 @@ CURVES = (
     ("cov/neg_0.01", "Covariance reached by the bottom 1 % of tokens with c < 0", "nats x advantage"),
     ("weight/ess", "Effective share of the tokens, (sum w)² / (N sum w²)", "fraction"),
     ("weight/min", "Smallest token weight", ""),
+    ("weight/reversed", "Share of the tokens whose push is reversed (weight below 0)", "fraction"),
     ("update/top_share", "Share of the update carried by 1 % of the tokens, weighted", "fraction"),
     ("update/top_share_unweighted", "The same, had nothing been weighted", "fraction"),
     ("frac_reward_zero_std", "Completions without advantage", "fraction"),
@@ -27,6 +28,8 @@ CURVES = (
     ("verifier/failures", "Verifier failures", "count"),
     ("step_time", "Time of a step", "seconds"),
 )
+
+_ONLY_ABOVE_0 = "weight/reversed"  # a curve that most weightings do not have
 
 # arXiv 2605.11538: the covariance that a fraction of the tokens of a side reaches.
 PAPER_TABLE = {
@@ -84,6 +87,8 @@ def collect(runs: Sequence[RunRecords]) -> Content:
     """Put together what a report shows of runs, in their order."""
     groups = _grouped(runs)
     curves = {key: [curve(group.runs, key) for group in groups] for key, _, _ in CURVES}
+    if not any(any(drawn.high) for drawn in curves[_ONLY_ABOVE_0] if drawn):
+        del curves[_ONLY_ABOVE_0]
     described = [_described(run, index) for index, group in enumerate(groups) for run in group.runs]
     return Content(
         groups=groups,

@@ -7,8 +7,8 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 
-from covgrpo.core import get_weighting
 from covgrpo.hardware import cpu_has_bf16
+from covgrpo.trl.choice import choose_weighting
 
 WEIGHTING_SCOPES = ("group", "batch")
 
@@ -42,8 +42,8 @@ class CovGRPOConfig(GRPOConfig):
         shared prompt in the update, as no cache is kept).
 
     Raises:
-        ValueError: an unknown weighting, hyperparameter or scope, a negative number of steps; or what TRL's config
-            raises.
+        ValueError: an unknown weighting, hyperparameter or scope, a loss that the weighting does not fit, a negative
+            number of steps; or what TRL's config raises.
     """
 
     use_cpu: bool | None = field(
@@ -91,4 +91,4 @@ class CovGRPOConfig(GRPOConfig):
             raise ValueError(f"unknown weighting_scope {self.weighting_scope!r}; known: {known}.")
         if self.entropy_probe_steps < 0:
             raise ValueError(f"entropy_probe_steps is {self.entropy_probe_steps}; it must be at least 0.")
-        get_weighting(self.weighting, **(self.weighting_kwargs or {}))
+        choose_weighting(self)

@@ -15,6 +15,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"weighting": "none"},
     # Covariance-aware GRPO (arXiv 2605.11538).
     "gaussian": {"weighting": "gaussian"},
+    # The same with the gradient through the weights, as in its first author's code (whose loss type is grpo).
+    "gaussian_through": {"weighting": "gaussian_through"},
     "gaussian_raw": {"weighting": "gaussian_raw"},
     "gaussian_centred": {"weighting": "gaussian_centred"},
     "gaussian_one_sided": {"weighting": "gaussian_one_sided"},

@@ -13,9 +13,10 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from covgrpo.core import get_weighting, token_covariance
+from covgrpo.core import token_covariance
 from covgrpo.core.noise import token_noise
 from covgrpo.core.weighting.none import NoWeighting
+from covgrpo.trl.choice import choose_weighting
 from covgrpo.trl.gathering import gather_rows, local_part, row_keys
 from covgrpo.trl.rollouts import SharedPromptSampling
 
@@ -41,7 +42,7 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.weighting = get_weighting(self.args.weighting, **(self.args.weighting_kwargs or {}))
+        self.weighting = choose_weighting(self.args)
         self._weighs = not isinstance(self.weighting, NoWeighting)
         self._penalises = hasattr(self.weighting, "penalties")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from covgrpo.core import Weighting, get_weighting
+from covgrpo.core import Weighting, fit_normaliser, get_weighting
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.engines.rows import SCOPES
 from covgrpo.errors import UserError
@@ -15,6 +15,15 @@ SECTION = "algorithm.covgrpo"
 _DEFAULTS: dict[str, Any] = {"weighting": "gaussian", "scope": "group", "weighting_kwargs": {}}
 # verl's own covariance losses take c from the advantages that they are given, which are weighted by then.
 _COVARIANCE_LOSSES = ("clip_cov", "kl_cov")
+# What verl's loss_agg_mode divides a token by, up to one number for all.
+_NORMALISERS = {
+    "token-mean": "token",
+    "seq-mean-token-sum": "token",
+    "seq-mean-token-sum-norm": "token",
+    "seq-mean-token-mean": "completion",
+}
+# Losses whose ratio is one of a whole completion.
+_SEQUENCE_LOSSES = ("gspo", "geo_mean")
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ def choose(config: Any, by_variable: bool) -> Choice | None:
         raise UserError(f"{SECTION}={section!r}: expected a section with {', '.join(_DEFAULTS)}.")
     options = {**_DEFAULTS, **{str(key): section[key] for key in section}}
     _refuse_unknown_keys(options)
-    choice = Choice(str(options["weighting"]), _build(options), str(options["scope"]))
+    choice = Choice(str(options["weighting"]), _build(options, config), str(options["scope"]))
     if choice.scope not in SCOPES:
         raise UserError(f"{SECTION}.scope={choice.scope!r}: known are {' and '.join(SCOPES)}.")
     if choice.weighs:
@@ -75,10 +84,16 @@ def uses_engine_log_probs(config: Any) -> bool:
     return bool(_at(config, "algorithm.rollout_correction.bypass_mode"))
 
 
-def _build(options: dict[str, Any]) -> Weighting:
+def _build(options: dict[str, Any], config: Any) -> Weighting:
     kwargs = options["weighting_kwargs"] or {}
+    mode = str(_at(config, "actor_rollout_ref.actor.loss_agg_mode") or "token-mean")
+    loss_mode = str(_at(config, "actor_rollout_ref.actor.policy_loss.loss_mode") or "vanilla")
+    normaliser, loss = _NORMALISERS.get(mode), f"loss_agg_mode={mode}"
+    if loss_mode in _SEQUENCE_LOSSES:
+        normaliser, loss = None, f"loss_mode={loss_mode}"
     try:
-        return get_weighting(str(options["weighting"]), **{str(key): kwargs[key] for key in kwargs})
+        weighting = get_weighting(str(options["weighting"]), **{str(key): kwargs[key] for key in kwargs})
+        return fit_normaliser(weighting, normaliser, f"actor_rollout_ref.actor: {loss}")
     except ValueError as error:
         raise UserError(f"{SECTION}.weighting={options['weighting']!r}: {error}") from error
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from covgrpo.core.weighting.base import Weighting
+from covgrpo.core.weighting.base import Weighting, fit_normaliser
 from covgrpo.core.weighting.clip_cov import ClipCov
 from covgrpo.core.weighting.gaussian import Gaussian, gaussian_weights
 from covgrpo.core.weighting.gaussian_centred import GaussianCentred
@@ -34,7 +34,14 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "gaussian_mad": GaussianMad,
 }
 
-__all__ = ["WEIGHTINGS", "Weighting", "gaussian_through_weights", "gaussian_weights", "get_weighting"]
+__all__ = [
+    "WEIGHTINGS",
+    "Weighting",
+    "fit_normaliser",
+    "gaussian_through_weights",
+    "gaussian_weights",
+    "get_weighting",
+]
 
 
 def get_weighting(name: str, **parameters: Any) -> Weighting:

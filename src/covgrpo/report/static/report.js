@@ -298,7 +298,7 @@
   function tokens() {
     const having = content.runs.map((run, i) => i).filter((i) => content.runs[i].damped.length);
     if (!having.length) return;
-    const part = section("Most damped tokens", "Of each step the tokens with the smallest weight (the largest |c| where nothing is weighted), counted by text; means, and the most extreme one in its place.");
+    const part = section("Most damped tokens", "Of each step the tokens with the smallest weight (below 0 the push is reversed; the largest |c| where nothing is weighted), counted by text; means, and the most extreme one in its place.");
     const holder = make("div", { class: "wide" });
     const columns = [["count", "count"], ["steps", "steps"], ["logp", "log p"], ["advantage", "A"], ["c", "c"], ["weight", "w"]];
     function choose(index) {
@@ -316,7 +316,8 @@
   }
 
   function shade(weight) {
-    // Below 1 damped, above 1 raised; twice the mean and more is the full colour.
+    // Below 1 damped, above 1 raised; twice the mean and more is the full colour. Below 0 the push is reversed.
+    if (weight < 0) return `rgba(var(--reversed), ${(0.4 + 0.5 * Math.min(1, -weight)).toFixed(3)})`;
     const strength = Math.min(1, Math.abs(weight - 1));
     return `rgba(var(${weight < 1 ? "--damped" : "--raised"}), ${(0.75 * strength).toFixed(3)})`;
   }
@@ -332,7 +333,7 @@
   function completions() {
     const having = content.runs.map((run, i) => i).filter((i) => content.runs[i].completions.length);
     if (!having.length) return;
-    const part = section("Completions", "Colour is the token's weight: red below 1, blue above. Point at a token, or tap it, for its numbers.");
+    const part = section("Completions", "Colour is the token's weight: red below 1, blue above, violet below 0, where the push is reversed. Point at a token, or tap it, for its numbers.");
     const holder = make("div");
     let run = having[0];
     let at = 0;

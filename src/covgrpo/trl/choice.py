@@ -1,0 +1,37 @@
+"""The weighting that a config asks for, fitted to its loss."""
+
+from typing import Any
+
+from covgrpo.core import Weighting, fit_normaliser, get_weighting
+
+# What TRL's losses divide a token by, up to one number for all. vespo weighs whole completions anew.
+NORMALISERS = {
+    "grpo": "completion",
+    "sapo": "completion",
+    "dapo": "token",
+    "bnpo": "token",
+    "dr_grpo": "token",
+    "cispo": "token",
+    "luspo": "token",
+}
+
+
+def choose_weighting(args: Any) -> Weighting:
+    """Build ``args.weighting`` for the loss of a ``CovGRPOConfig``.
+
+    Raises:
+        ValueError: an unknown weighting or hyperparameter, or a loss that the weighting does not fit; one sentence.
+
+    """
+    weighting = get_weighting(args.weighting, **(args.weighting_kwargs or {}))
+    if not hasattr(weighting, "normaliser"):
+        return weighting
+    for name, fits in (("importance_sampling_level", "token"), ("top_entropy_quantile", 1.0)):
+        if getattr(args, name) != fits:
+            raise ValueError(f"weighting={args.weighting!r} needs {name}={fits!r}, not {getattr(args, name)!r}.")
+    if args.mask_truncated_completions:
+        raise ValueError(
+            f"weighting={args.weighting!r} needs mask_truncated_completions=False: without its truncated completions "
+            "the advantages of a group no longer have mean 0."
+        )
+    return fit_normaliser(weighting, NORMALISERS.get(args.loss_type), f"loss_type={args.loss_type!r}")
