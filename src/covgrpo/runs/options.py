@@ -32,7 +32,7 @@ class TrainOptions:
 
     task: str = option("", "Task, e.g. addition, reasoning_gym:NAME, jsonl:PATH (see `covgrpo tasks`).", "task")
     task_params: dict[str, Any] = option({}, "Parameters of the task, KEY=VALUE.", "task")
-    answer_format: str = option("plain", "How the answer is written: plain, boxed, math, think or think_math.", "task")
+    answer_format: str = option("plain", "How the answer is written: plain, boxed, math, think, think_math or think_line.", "task")
     system_prompt: str | None = option(None, "System prompt; default: the answer format's; empty: none.", "task")
     num_examples: int = option(0, "Solved examples before each question.", "task")
     train_problems: int = option(2000, "Distinct training problems at most; the run cycles over them.", "task")
