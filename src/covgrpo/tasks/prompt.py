@@ -40,6 +40,8 @@ def last_boxed(text: str) -> str:
 
     Last means: opened last. One pass with a stack of open braces, so 10,000 of them cost 10,000 steps.
     """
+    if "\\boxed" not in text:
+        return ""
     open_braces: list[int] = []  # content start of a box; -1 for any other brace
     last_start, last_end = -1, -1
     for token in _BOX_TOKEN.finditer(text):
