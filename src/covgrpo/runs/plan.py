@@ -92,7 +92,7 @@ def plan_training(options: TrainOptions, args: Any, processes: int = 1, shards: 
         "rewards": f"correctness x {options.correctness_weight:g}, format x {options.format_weight:g} "
         f"({options.answer_format})",
         "prompt tokens, at most": options.max_prompt_length or "as they come",
-        "seed": options.seed,
+        "seed": str(options.seed),
     }
     plan = Plan(facts, {}, {}, _downloads(options), _problems(options, args, shape, processes))
     if shape is not None:
