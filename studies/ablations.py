@@ -21,7 +21,7 @@ class Bandwidth:
         """Return w~ (B, T)."""
         tokens = GroupedTokens(logps, advantages, mask, group_ids)
         c = Covariance(tokens)
-        return mean_one(tokens, gaussian_exponent(c, precision(c, self.scale**2 * variance(tokens, c))))
+        return tokens.map(mean_one(tokens, gaussian_exponent(c, precision(c, self.scale**2 * variance(tokens, c)))))
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class NegativeSide:
         tokens = GroupedTokens(logps, advantages, mask, group_ids)
         c = Covariance(tokens)
         exponent = gaussian_exponent(lambda block: c(block).clamp(max=0), precision(c, variance(tokens, c)))
-        return mean_one(tokens, exponent)
+        return tokens.map(mean_one(tokens, exponent))
 
 
 @dataclass(frozen=True)

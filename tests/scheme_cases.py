@@ -2,15 +2,15 @@
 
 import pytest
 import reference
+import reference_through
 import torch
-from core_cases import (
-    F64,
-)
+from core_cases import F64, GOLDEN, batch
 
 from covgrpo import get_weighting
 
 REFERENCE = {
     "gaussian": reference.gaussian_weights,
+    "gaussian_through": reference_through.gaussian_through_weights,
     "none": reference.none_weights,
     "clip_cov": reference.clip_cov_weights,
     "kl_cov": reference.none_weights,
@@ -26,10 +26,11 @@ REFERENCE = {
 DRAWS = ("clip_cov", "kl_cov", "kl_cov.penalties")  # take noise
 
 
-KERNELS = ("gaussian", "gaussian_raw", "gaussian_centred", "gaussian_one_sided", "gaussian_mad")
+KERNELS = ("gaussian", "gaussian_through", "gaussian_raw", "gaussian_centred", "gaussian_one_sided", "gaussian_mad")
 
 
 MEAN_ONE = tuple(name for name in KERNELS if name != "gaussian_raw")
+NEGATIVE = ("gaussian_through",)  # weights may be
 
 
 # Parameters that make a scheme act on small batches; the others have none or act with their defaults.
@@ -50,6 +51,14 @@ def function(name, **parameters):
         return lambda inputs, noise=None: scheme(*inputs.args())
     call = scheme.penalties if name.endswith(".penalties") else scheme
     return lambda inputs, noise=None: call(*inputs.args(), noise)
+
+
+# The golden example; where an advantage of 0 has no weight (see gaussian_through) it is -1/2 instead.
+GOLDEN_NONZERO = batch(GOLDEN.logps.tolist(), [1.0, 2.0, -1.0, -0.5, 5.0], GOLDEN.mask.tolist(), [7, -2, 7, -2, -2])
+
+
+def golden(name):
+    return GOLDEN_NONZERO if name == "gaussian_through" else GOLDEN
 
 
 def active(name):

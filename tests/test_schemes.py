@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import reference
+import reference_through
 import torch
 from core_cases import (
     F64,
@@ -26,6 +27,7 @@ from scheme_cases import (
     REFERENCE,
     expected,
     function,
+    golden,
     random_noise,
     valid_groups,
 )
@@ -51,6 +53,11 @@ GOLDEN_RESULTS = {
     "gaussian": (
         [0.1738756013077794, 1.649685773596206, 1.284776572298482, 1.284776572298482, 0.6068854804990509],
         [0.05293510264891937, 1.396597161076899, 1.275233868137091, 1.275233868137091],
+    ),
+    # c by completions = 1 -1 | -5/3 1/3 4/3 and 0 | 5/6 -5/12 -5/12 (mean A 3/4); 0 = c of a completion of one token
+    "gaussian_through": (
+        [0.2862325591843188, 1.8615120629334583, -0.30857210165940224, 1.7155398740823746, 1.445287605459251],
+        [1.483316531223335, 0.39099799255021983, 1.0628427381132226, 1.0628427381132226],
     ),
     "gaussian_raw": (
         [0.1053992245618643, 1.0, 0.7788007830714049, 0.7788007830714049, 0.3678794411714423],
@@ -101,13 +108,13 @@ def golden_result(name):
 @EVERY
 def test_golden_values_of_the_reference(name):
     parameters = GOLDEN_PARAMETERS.get(name, {})
-    close(expected(name, GOLDEN, GOLDEN_NOISE, **parameters), golden_result(name), rtol=1e-13)
+    close(expected(name, golden(name), GOLDEN_NOISE, **parameters), golden_result(name), rtol=1e-13)
 
 
 @EVERY
 @pytest.mark.parametrize(("dtype", "rtol"), [(F64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 1e-6)])
 def test_golden_values(name, dtype, rtol):
-    result = function(name, **GOLDEN_PARAMETERS.get(name, {}))(GOLDEN.to(dtype), GOLDEN_NOISE)
+    result = function(name, **GOLDEN_PARAMETERS.get(name, {}))(golden(name).to(dtype), GOLDEN_NOISE)
     assert result.dtype == (F64 if dtype == F64 else torch.float32)
     close(result.to(F64), golden_result(name), rtol=rtol, atol=1e-15)
 
@@ -124,17 +131,22 @@ PARAMETERS = {
     "kl_cov": st.fixed_dictionaries({"ratio": RATIOS, "coef": st.sampled_from([1.0, 0.0, 0.1])}),
     "kl_cov.penalties": st.fixed_dictionaries({"ratio": RATIOS, "coef": st.sampled_from([1.0, 0.0, 0.1])}),
     "prob": st.fixed_dictionaries({"alpha": st.sampled_from([0.3, 0.0, 1.0, 0.77])}),
+    "gaussian_through": st.fixed_dictionaries(
+        {"normaliser": st.sampled_from(["completion", "token"]), "padded_mean": st.booleans()}
+    ),
 }
 
 
-# Clip-Cov and KL-Cov twice as often: they have more parameters.
+# Those with more parameters twice as often. The kernel with the gradient through it has 1,000 batches of its own.
 CASES = st.sampled_from([*REFERENCE, "clip_cov", "kl_cov.penalties"]).flatmap(
     lambda name: st.tuples(st.just(name), PARAMETERS.get(name, st.just({})))
 )
 
 
-def determined(name, parameters, lp, adv):
+def determined(name, parameters, lp, adv, rows):
     """Whether rounding leaves the result of this group determined (see `well_posed`)."""
+    if name == "gaussian_through":
+        return through_well_posed(lp, adv, rows)
     if name in ("none", "kl_cov", "prob"):
         return True
     if name == "clip_cov":
@@ -142,6 +154,20 @@ def determined(name, parameters, lp, adv):
     if name == "kl_cov.penalties":
         return clear_choice(lp, adv, reference.count(parameters["ratio"], len(lp)))
     return well_posed(lp, adv) and (name != "gaussian_mad" or mad_well_posed(lp, adv))
+
+
+def through_well_posed(lp, adv, rows):
+    """As `well_posed`, for the covariance by completions; and every advantage has an effective weight."""
+    if not any(adv):
+        return True
+    c = reference_through.covariance(torch.tensor(lp, dtype=F64), adv, rows).tolist()
+    sigma, tolerance = reference.group_sigma(c), reference.sigma_tolerance(lp, adv)
+    flat = reference_through.flat(adv, rows)
+    if flat or sigma <= tolerance / 8:
+        return True
+    z = max(1.0, max(abs(x) for x in c) / sigma)
+    sized = min(map(abs, adv)) > 1e-4 * max(map(abs, adv))
+    return sized and z * z * (tolerance / 64) / sigma < 1e-11
 
 
 def mad_well_posed(lp, adv):
@@ -188,7 +214,12 @@ def test_schemes_equal_reference_on_generated_batches(shape, case, source, ties)
     inputs = coarse(generate(shape)) if ties else generate(shape)
     cells = list(reference.group_cells(inputs.mask.tolist(), inputs.group_ids.tolist()).values())
     logps, advantages, _, _ = inputs.lists()
-    assume(all(determined(name, parameters, *reference.gather(logps, advantages, group)) for group in cells))
+    assume(
+        all(
+            determined(name, parameters, *reference.gather(logps, advantages, group), [i for i, _ in group])
+            for group in cells
+        )
+    )
     num_rows, length = inputs.mask.shape
     rows, seed = torch.arange(num_rows), 0
     if source != "default":

@@ -24,6 +24,7 @@ from scheme_cases import (
     KERNELS,
     active,
     expected,
+    golden,
 )
 
 import covgrpo
@@ -145,7 +146,7 @@ def test_default_noise_is_that_of_seed_0(name):
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, F64])
 def test_empty_batches_give_empty_results(name, shape, dtype):
-    inputs = replace(GOLDEN, logps=torch.zeros(shape, dtype=dtype), mask=torch.zeros(shape, dtype=torch.bool))
+    inputs = replace(golden(name), logps=torch.zeros(shape, dtype=dtype), mask=torch.zeros(shape, dtype=torch.bool))
     for advantages in (torch.zeros(shape[0]), torch.zeros(shape)):
         for ids in (None, torch.arange(shape[0])):
             for noise in (None, torch.zeros(shape, dtype=F64)):
@@ -156,10 +157,10 @@ def test_empty_batches_give_empty_results(name, shape, dtype):
 
 @EVERY
 def test_batch_and_group_without_valid_token_get_zeros(name):
-    nothing = replace(GOLDEN, logps=torch.full((5, 4), NAN), mask=torch.zeros(5, 4))
+    nothing = replace(golden(name), logps=torch.full((5, 4), NAN), mask=torch.zeros(5, 4))
     assert torch.equal(active(name)(nothing), torch.zeros(5, 4))
-    own_group = replace(GOLDEN, group_ids=torch.tensor([7, -2, 7, -2, 100]))
-    close(active(name)(own_group, GOLDEN_NOISE), active(name)(GOLDEN, GOLDEN_NOISE))
+    own_group = replace(golden(name), group_ids=torch.tensor([7, -2, 7, -2, 100]))
+    close(active(name)(own_group, GOLDEN_NOISE), active(name)(golden(name), GOLDEN_NOISE))
 
 
 # --- parameters -------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class Block:
     advantages: Tensor  # (b, T) A_{i,t}
     mask: Tensor  # (b, T) bool
     group: Tensor  # (b,) index of each row's group, in 0..K-1
+    rows: slice  # where the rows lie in the batch
 
 
 TokenFunction = Callable[[Block], Tensor]  # Block -> (b, T); values at masked positions are ignored
@@ -57,8 +58,9 @@ class GroupedTokens:
         else:
             values, self.group = torch.unique(group_ids, return_inverse=True)
             self.num_groups = len(values)
+        self.num_tokens_B = self.mask.sum(dim=1)
         # N, the number of valid tokens of each group; at least 1 so that an empty group divides cleanly.
-        self.num_tokens_K = self.sum(lambda block: block.mask).clamp(min=1)
+        self.num_tokens_K = self.sum_rows(self.num_tokens_B.to(self.dtype)).clamp(min=1)
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
         """Yield consecutive row blocks and where they lie."""
@@ -76,15 +78,27 @@ class GroupedTokens:
                     advantages=torch.where(mask, self.advantages[rows].to(self.dtype), zero),
                     mask=mask,
                     group=self.group[rows],
+                    rows=rows,
                 ),
             )
 
     def sum(self, function: TokenFunction) -> Tensor:
         """Sum ``function`` over each group's valid tokens: (K,)."""
+        return self.sum_rows(self._row_sum(function))
+
+    def sum_rows(self, values_B: Tensor) -> Tensor:
+        """Sum a number of each completion over its group: (B,) -> (K,)."""
         total = torch.zeros(self.num_groups, dtype=self.dtype, device=self.logps.device)
-        for _, block in self.blocks():
-            values = function(block).to(self.dtype).masked_fill(~block.mask, 0)
-            total.index_add_(0, block.group, values.sum(dim=1))
+        return total.index_add_(0, self.group, values_B)
+
+    def row_mean(self, function: TokenFunction) -> Tensor:
+        """Mean of ``function`` over each completion's valid tokens: (B,); 0 for one without any."""
+        return self._row_sum(function) / self.num_tokens_B.clamp(min=1)
+
+    def _row_sum(self, function: TokenFunction) -> Tensor:
+        total = torch.zeros(len(self.logps), dtype=self.dtype, device=self.logps.device)
+        for rows, block in self.blocks():
+            total[rows] = function(block).to(self.dtype).masked_fill(~block.mask, 0).sum(dim=1)
         return total
 
     def mean(self, function: TokenFunction) -> Tensor:

@@ -15,12 +15,14 @@ from covgrpo.core.weighting.gaussian_centred import GaussianCentred
 from covgrpo.core.weighting.gaussian_mad import GaussianMad
 from covgrpo.core.weighting.gaussian_one_sided import GaussianOneSided
 from covgrpo.core.weighting.gaussian_raw import GaussianRaw
+from covgrpo.core.weighting.gaussian_through import GaussianThrough, gaussian_through_weights
 from covgrpo.core.weighting.kl_cov import KLCov
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.core.weighting.prob import Probability
 
 WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "gaussian": Gaussian,
+    "gaussian_through": GaussianThrough,
     "none": NoWeighting,
     "clip_cov": ClipCov,
     "kl_cov": KLCov,
@@ -32,7 +34,7 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "gaussian_mad": GaussianMad,
 }
 
-__all__ = ["WEIGHTINGS", "Weighting", "gaussian_weights", "get_weighting"]
+__all__ = ["WEIGHTINGS", "Weighting", "gaussian_through_weights", "gaussian_weights", "get_weighting"]
 
 
 def get_weighting(name: str, **parameters: Any) -> Weighting:

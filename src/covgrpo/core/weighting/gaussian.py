@@ -36,7 +36,7 @@ def gaussian_weights(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids:
     """
     tokens = GroupedTokens(logps, advantages, mask, group_ids)
     c = Covariance(tokens)
-    return mean_one(tokens, gaussian_exponent(c, precision(c, variance(tokens, c))))
+    return tokens.map(mean_one(tokens, gaussian_exponent(c, precision(c, variance(tokens, c)))))
 
 
 @dataclass(frozen=True)

@@ -22,4 +22,4 @@ class GaussianCentred:
         def deviation(block: Block) -> Tensor:
             return c(block) - mean_c_K[block.group, None]
 
-        return mean_one(tokens, gaussian_exponent(deviation, precision(c, variance(tokens, c))))
+        return tokens.map(mean_one(tokens, gaussian_exponent(deviation, precision(c, variance(tokens, c)))))

@@ -25,4 +25,4 @@ class GaussianMad:
         robust_K = (_NORMAL * mad_K).square()
         # More than half of the tokens can share one c (identical completions): then MAD says nothing.
         sigma2_K = torch.where(mad_K <= c.rounding_error(), variance(tokens, c), robust_K)
-        return mean_one(tokens, gaussian_exponent(c, precision(c, sigma2_K)))
+        return tokens.map(mean_one(tokens, gaussian_exponent(c, precision(c, sigma2_K))))

@@ -18,4 +18,4 @@ class GaussianOneSided:
         tokens = GroupedTokens(logps, advantages, mask, group_ids)
         c = Covariance(tokens)
         exponent = gaussian_exponent(lambda block: c(block).clamp(min=0), precision(c, variance(tokens, c)))
-        return mean_one(tokens, exponent)
+        return tokens.map(mean_one(tokens, exponent))

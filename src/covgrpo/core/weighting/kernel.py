@@ -24,8 +24,8 @@ def gaussian_exponent(c: TokenFunction, precision_K: Tensor) -> TokenFunction:
     return lambda block: -0.5 * precision_K[block.group, None] * c(block).square()
 
 
-def mean_one(tokens: GroupedTokens, exponent: TokenFunction) -> Tensor:
-    """w~ = w * N / sum(w) for w = exp(exponent): (B, T).
+def mean_one(tokens: GroupedTokens, exponent: TokenFunction) -> TokenFunction:
+    """w~ = w * N / sum(w) for w = exp(exponent).
 
     Computed as N * softmax(exponent): subtracting the group's largest exponent keeps w from underflowing.
     """
@@ -35,4 +35,4 @@ def mean_one(tokens: GroupedTokens, exponent: TokenFunction) -> Tensor:
         return torch.exp(exponent(block) - top_K[block.group, None])
 
     scale_K = tokens.num_tokens_K / tokens.sum(kernel)
-    return tokens.map(lambda block: kernel(block) * scale_K[block.group, None])
+    return lambda block: kernel(block) * scale_K[block.group, None]
