@@ -52,15 +52,16 @@ def sparse_reward(prompts: list, completions: list, **_: Any) -> list[float]:
 
 
 def run(folder: Any, scheme: str, scope: str, processes: int = 1, **options: Any) -> dict[str, Any]:
-    """Train three optimizer steps of 16 rows; return losses, first gradient and final weights."""
-    size = options.pop("size", STEP_ROWS // processes)
+    """Train three optimizer steps of ``rows`` rows; return losses, first gradient and final weights."""
+    local = options.pop("rows", STEP_ROWS) // processes
+    size = options.pop("size", local)
     if options.pop("sparse", False):
         options["reward_funcs"] = sparse_reward
     settings = {
         "weighting": scheme,
         "weighting_scope": scope,
         "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": STEP_ROWS // processes // size,
+        "gradient_accumulation_steps": local // size,
         "num_generations": G,
         "max_steps": 3,
         "loss_type": "grpo",
@@ -95,6 +96,9 @@ DISTRIBUTED = [
     *(("gaussian", scope, {"size": size, "sparse": True}) for scope in ("group", "batch") for size in (2, 8)),
     *(("gaussian", scope, {"size": 2, "mask_truncated_completions": True}) for scope in ("group", "batch")),
     ("gaussian", "group", {"size": 4, "loss_type": "dapo"}),
+    # Six rows a process: the second of three groups lies on both, as with 144 completions in groups of 12 on 8 devices.
+    *(("gaussian", "group", {"size": size, "rows": 12}) for size in (3, 6)),
+    ("clip_cov", "batch", {"size": 3, "rows": 12}),
     ("clip_cov", "batch", {"size": 4, "steps_per_generation": 1}),
     *(("none", "group", {"size": size, "sparse": sparse}) for size in (1, 2, 8) for sparse in (False, True)),
 ]

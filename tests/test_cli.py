@@ -57,6 +57,17 @@ BAD_OPTIONS = {
     "micro batch": (["--micro-batch-size", "3"], "micro_batch_size is 3; it must divide the 8 completions"),
     "nan": (["--learning-rate", "nan"], "learning_rate is nan; it must be finite"),
     "temperature": (["--temperature", "0"], "temperature is 0.0; it must be above 0"),
+    "schedule_steps": (["--steps", "3", "--schedule-steps", "2"], "steps is 3; it must be at most schedule_steps, 2"),
+    "loss_temperature": (["--loss-temperature", "0"], "loss_temperature is 0.0; it must be above 0"),
+    "two temperatures": (["--loss-temperature", "0.5"], "is 0.5 and temperature 1; two of them need fast_path: false"),
+    "three temperatures": (
+        ["--loss-temperature", "0.5", "--no-fast-path", "--trl", "generation_kwargs={temperature: 2}"],
+        "generation_kwargs must be a mapping without a temperature beside loss_temperature",
+    ),
+    "max_prompt_length": (
+        ["--max-prompt-length", "2"],
+        "max_prompt_length is 2, and the shortest training prompt has ",
+    ),
     "beta": (["--beta", "-1"], "beta is -1.0; it must be at least 0"),
     "adam_beta2": (["--adam-beta2", "2"], "adam_beta2 is 2.0; it must be at least 0 and below 1"),
     "seed": (["--seed", "4294967296"], "seed is 4294967296; it must be below 2**32"),

@@ -10,6 +10,7 @@ from covgrpo.errors import UserError
 from covgrpo.tasks import ANSWER_FORMATS, Problem, PromptFormat, get_answer_format
 
 BOXED, THINK, PLAIN = ANSWER_FORMATS["boxed"], ANSWER_FORMATS["think"], ANSWER_FORMATS["plain"]
+THINK_LINE = ANSWER_FORMATS["think_line"]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,31 @@ def test_boxed(text, answer):
 def test_think(text, answer, well_formed):
     assert THINK.extract(text) == answer
     assert THINK.is_well_formed(text) is well_formed
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "well_formed"),
+    [
+        # A chat template may have opened the thought; what is rewarded is one closing tag on a line of its own.
+        ("t\n</think>\n<answer>\\boxed{4}</answer>", "4", True),
+        ("<think>\nt\n</think>\n\\boxed{4}", "4", True),
+        ("\n</think>\n", "", True),
+        ("t\n</think>\n\n</think>\n\\boxed{4}", "4", False),
+        # The line break between two tags belongs to the first of them.
+        ("t\n</think>\n</think>\n\\boxed{4}", "4", True),
+        ("t</think>\n\\boxed{4}", "4", False),
+        ("t\n</think> \\boxed{4}", "4", False),
+        ("t\n</think>", "", False),
+        ("</think>\n\\boxed{4}", "4", False),
+        ("t\r\n</think>\r\n\\boxed{4}", "4", False),
+        ("in a word, </think>, then\n</think>\n\\boxed{4}", "4", True),
+        ("\\boxed{4}, but the thought goes on", "4", False),
+        ("", "", False),
+    ],
+)
+def test_think_line(text, answer, well_formed):
+    assert THINK_LINE.extract(text) == answer
+    assert THINK_LINE.is_well_formed(text) is well_formed
 
 
 def test_plain():

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import platform
 import shlex
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 import torch
 from run_cases import Running, complete, metrics, steps, untimed, weights, words
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from covgrpo.cli import main
 from covgrpo.cli.display import Display
+from covgrpo.evaluation.evaluate import encode_prompt
 from covgrpo.runs.folder import RunFolder
+from covgrpo.tasks import PromptFormat, load_task
 
 pytestmark = pytest.mark.slow
 
@@ -262,6 +265,53 @@ def test_resume_at_the_end(
     )
     assert capsys.readouterr().err == message
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_the_first_steps_of_a_schedule(here: Path, inside: Path) -> None:
+    """A run of a schedule's first steps is the same as the start of the whole, and can go on to its end."""
+    flags = ["--lr-scheduler-type", "cosine_with_min_lr", "--trl", "lr_scheduler_kwargs={min_lr_rate: 0.1}"]
+    flags += ["--warmup-steps", "2"]
+    complete(here, words("schedule", *flags))
+    assert main(words("part", *flags, "--schedule-steps", "6", "--steps", "3")) == 0
+    part = inside / "part"
+    assert steps(part) == [1, 2, 3] and (part / "model").exists()
+    assert untimed(part) == untimed(here / "schedule")[:3]
+    assert RunFolder(part).latest_checkpoint() == part / "checkpoint-3"
+    complete(here, words("part", *flags, "--schedule-steps", "6", "--resume"))
+    assert untimed(part) == untimed(here / "schedule")
+    assert weights(part) == weights(here / "schedule")
+    # A half cosine from the rate to a tenth of it over the four steps after the warm-up; step 1 is taken at rate 0.
+    rates = [record["learning_rate"] for record in metrics(part)]
+    cosine = [1e-3 * (0.1 + 0.9 * (1 + math.cos(math.pi * i / 4)) / 2) for i in range(4)]
+    assert rates == pytest.approx([0, 5e-4, *cosine])
+
+
+def test_long_prompts_are_left_out(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prompts 10 to 19 of the task have one digit more than 0 to 9, and one token."""
+    tokenizer = AutoTokenizer.from_pretrained("tiny")
+    prompts = [PromptFormat().messages(problem) for problem in load_task("own.tasks:letters").problems("train", 20, 0)]
+    lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
+    assert sorted(set(lengths)) == [lengths[0], lengths[0] + 1]
+    flags = ["--max-prompt-length", str(lengths[0]), "--samples-per-step", "8"]
+    assert main(words("short", *flags)) == 0
+    assert f"10 of 20 training problems left out: prompt above {lengths[0]}" in capsys.readouterr().out
+    samples = [json.loads(line) for line in (inside / "short" / "samples.jsonl").read_text().splitlines()]
+    asked = {sample["prompt"].rpartition(" ")[2] for sample in samples}
+    assert len(asked) > 3 and all(len(number) == 1 for number in asked)
+
+
+def test_two_temperatures(inside: Path) -> None:
+    """Sampled almost greedily, scored at temperature 1: a group's completions are one, the loss's entropy is not 0."""
+    flags = ["--no-fast-path", "--temperature", "0.001", "--steps", "2"]
+    assert main(words("cold", *flags, "--loss-temperature", "1")) == 0
+    assert main(words("colder", *flags)) == 0
+    cold, colder = metrics(inside / "cold"), metrics(inside / "colder")
+    for record in (*cold, *colder):
+        assert record["frac_reward_zero_std"] == 1
+    assert min(record["entropy"] for record in cold) > 1
+    assert max(record["entropy"] for record in colder) < 0.1
+    trainer = json.loads((inside / "cold" / "config.json").read_text())["trainer"]
+    assert (trainer["temperature"], trainer["generation_kwargs"]) == (1, {"temperature": 0.001})
 
 
 def test_lora_adapters_are_trained_saved_and_evaluated(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:

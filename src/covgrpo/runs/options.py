@@ -32,10 +32,15 @@ class TrainOptions:
 
     task: str = option("", "Task, e.g. addition, reasoning_gym:NAME, jsonl:PATH (see `covgrpo tasks`).", "task")
     task_params: dict[str, Any] = option({}, "Parameters of the task, KEY=VALUE.", "task")
-    answer_format: str = option("plain", "How the answer is written: plain, boxed, math, think or think_math.", "task")
+    answer_format: str = option(
+        "plain", "How the answer is written: plain, boxed, math, think, think_math or think_line.", "task"
+    )
     system_prompt: str | None = option(None, "System prompt; default: the answer format's; empty: none.", "task")
     num_examples: int = option(0, "Solved examples before each question.", "task")
     train_problems: int = option(2000, "Distinct training problems at most; the run cycles over them.", "task")
+    max_prompt_length: int | None = option(
+        None, "Tokens of a prompt at most; training problems with more are left out. Default: none is.", "task"
+    )
     correctness_weight: float = option(1.0, "Weight of the correctness reward.", "task")
     format_weight: float = option(0.0, "Weight of the format reward.", "task")
     verifier_timeout: float = option(
@@ -62,10 +67,16 @@ class TrainOptions:
     fast_path: bool = option(True, "Share prompts and leave zero-advantage completions out; exact.", "method")
 
     steps: int = option(100, "Optimizer steps.", "optimisation")
+    schedule_steps: int | None = option(
+        None, "Steps of the learning rate's schedule, of which the run takes the first; default: steps.", "optimisation"
+    )
     prompts_per_step: int = option(8, "Prompts in each optimizer step, over all processes.", "optimisation")
     num_generations: int = option(16, "Completions sampled for each prompt.", "optimisation")
     max_completion_length: int = option(64, "Tokens of a completion at most.", "optimisation")
     temperature: float = option(1.0, "Sampling temperature, which also divides the loss's logits.", "optimisation")
+    loss_temperature: float | None = option(
+        None, "Temperature that divides the loss's logits instead; needs --no-fast-path.", "optimisation"
+    )
     learning_rate: float = option(1e-5, "AdamW's learning rate.", "optimisation")
     lr_scheduler_type: str = option("constant", "Schedule: constant, linear, cosine, ...", "optimisation")
     warmup_steps: int = option(0, "Steps of linear warm-up.", "optimisation")
@@ -124,6 +135,7 @@ class TrainOptions:
             "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
             "tokens_per_step": 0, "entropy_probe_steps": 0, "eval_samples": 1, "warmup_steps": 0, "seed": 0,
             "eval_steps": 0, "eval_steps_samples": 1,
+            "max_prompt_length": 1, "schedule_steps": 1,
             "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0, "lora_r": 0, "lora_alpha": 1,
         }  # fmt: skip
         for name, bound in least.items():
@@ -132,9 +144,12 @@ class TrainOptions:
                 raise UserError(f"{name} is {value}; it must be at least {bound}.")
         if self.seed >= 2**32:
             raise UserError(f"seed is {self.seed}; it must be below 2**32.")
-        for name in ("temperature", "learning_rate", "max_grad_norm", "verifier_timeout"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        for name in ("temperature", "loss_temperature", "learning_rate", "max_grad_norm", "verifier_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} is {value}; it must be above 0.")
+        if self.schedule_steps is not None and self.steps > self.schedule_steps:
+            raise UserError(f"steps is {self.steps}; it must be at most schedule_steps, {self.schedule_steps}.")
         for value in self.eval_temperatures:
             if not (value > 0 and math.isfinite(value)):
                 raise UserError(f"eval_temperatures holds {value}; each must be above 0 and finite.")

@@ -50,13 +50,15 @@ def plan_training(options: TrainOptions, args: Any, processes: int = 1, shards: 
 
         weights     N x 2 or 4 bytes                           gradients  T x as many bytes
         AdamW       8 T bytes                                  vocabulary head  3 x 4 x 1,024 x vocabulary bytes
+        reference model, with a KL penalty and no LoRA         as the weights
         activations 34 h bytes a token and layer; with checkpointing 2 h, and one layer's 34 h   (arXiv 2205.05198)
         cache       completions of the device x length x 4 l x key heads x head size bytes
 
     divided by the processes where ``shards`` says so (zero2: gradients and AdamW; zero3, fsdp2: the weights too).
-    Seconds on an A100: 6 T-pass operations a weight and token (8 with checkpointing) at 0.4 of 312 TFLOP/s; sampling
-    reads all weights and the cache once a token at 0.4 of 2 TB/s. Every completion is reckoned at full length; a
-    sampler that waits for kernel launches, as a small model's does, is slower than that.
+    Seconds on an A100: 6 operations a weight and token (8 with checkpointing) at 0.4 of 312 TFLOP/s, and 2 for each
+    pass without gradient: the reference model's, and the policy's where the sampler returns no log-probs to weigh by;
+    sampling reads all weights and the cache once a token at 0.4 of 2 TB/s. Every completion is reckoned at full
+    length; a sampler that waits for kernel launches, as a small model's does, is slower than that.
 
     Args:
         options: of the run.
@@ -72,15 +74,25 @@ def plan_training(options: TrainOptions, args: Any, processes: int = 1, shards: 
         "processes": processes,
         "completions a step": completions,
         "prompts a step": options.prompts_per_step,
+        "completions a prompt": options.num_generations,
         "micro-batch on a device": size,
         "micro-batches a step": micro_batches,
         "updates a rollout batch": options.num_iterations,
         "completion tokens a step, at most": completions * options.max_completion_length,
         "completions over the run": completions * options.steps,
         "method": options.method,
-        "weighting": f"{args.weighting}, statistics by {args.weighting_scope}",
+        "weighting": _weighting(args),
+        "loss": f"{args.loss_type}, advantages scaled by {args.scale_rewards}",
+        "KL penalty": f"{args.beta:g} x KL to the initial model" if args.beta else "none",
+        "learning rate": _schedule(options, args),
+        "optimizer": f"AdamW ({args.adam_beta1:g}, {args.adam_beta2:g}), weight decay {args.weight_decay:g}, "
+        f"gradient norm at most {args.max_grad_norm:g}",
         "sampling": "vLLM" if args.use_vllm else "the trainer's own",
-        "rewards": f"correctness x {options.correctness_weight:g}, format x {options.format_weight:g}",
+        "temperature": f"{options.temperature:g} in sampling, {args.temperature:g} in the loss",
+        "rewards": f"correctness x {options.correctness_weight:g}, format x {options.format_weight:g} "
+        f"({options.answer_format})",
+        "prompt tokens, at most": options.max_prompt_length or "as they come",
+        "seed": str(options.seed),
     }
     plan = Plan(facts, {}, {}, _downloads(options), _problems(options, args, shape, processes))
     if shape is not None:
@@ -92,6 +104,22 @@ def plan_training(options: TrainOptions, args: Any, processes: int = 1, shards: 
     return plan
 
 
+def _weighting(args: Any) -> str:
+    if args.weighting == "none":
+        return "none"
+    extra = "".join(f", {name} {value}" for name, value in (args.weighting_kwargs or {}).items())
+    return f"{args.weighting}, statistics by {args.weighting_scope}{extra}"
+
+
+def _schedule(options: TrainOptions, args: Any) -> str:
+    """The rate's way over the steps of the schedule, and how many of them the run takes."""
+    kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    extra = "".join(f", {name} {value:g}" for name, value in (args.lr_scheduler_kwargs or {}).items())
+    taken = "" if options.steps == args.max_steps else f"; the run takes the first {options.steps}"
+    warm_up = args.get_warmup_steps(args.max_steps)
+    return f"{args.learning_rate:g}, {kind}{extra}, over {args.max_steps} steps, {warm_up} of warm-up{taken}"
+
+
 def _trained(options: TrainOptions, shape: ModelShape) -> int:
     """Weights that are trained: all, or those of LoRA adapters on every linear layer: r (inputs + outputs) each."""
     if not options.lora_r:
@@ -100,6 +128,11 @@ def _trained(options: TrainOptions, shape: ModelShape) -> int:
     queries, keys = shape.heads * head, shape.key_heads * head
     sides = 2 * (shape.hidden + queries) + 2 * (shape.hidden + keys) + 3 * (shape.hidden + shape.intermediate)
     return shape.layers * options.lora_r * sides
+
+
+def _reference(options: TrainOptions, args: Any, shape: ModelShape) -> int:
+    """Weights of the initial model that the KL penalty keeps; adapters are switched off instead."""
+    return shape.parameters if args.beta and not options.lora_r else 0
 
 
 def _memory(options: TrainOptions, args: Any, shape: ModelShape, processes: int, shards: str) -> dict[str, int]:
@@ -120,6 +153,7 @@ def _memory(options: TrainOptions, args: Any, shape: ModelShape, processes: int,
         "weights": shape.parameters * number // share,
         "gradients": trained * number // share_of_updates,
         "AdamW": trained * 8 // share_of_updates,
+        "reference model": _reference(options, args, shape) * number // share,
         "activations": activations,
         "vocabulary head": 3 * 4 * min(tokens, _HEAD_TOKENS) * shape.vocabulary,
         "cache of sampling": cache,
@@ -138,7 +172,10 @@ def _seconds(options: TrainOptions, args: Any, shape: ModelShape, processes: int
     read = 2 * shape.parameters + rows * (_PROMPT_TOKENS + length / 2) * shape.cache_bytes_per_token
     compute = 2 * shape.parameters * rows
     token_s = max(read / (_PEAK_BYTES * _REACHED), compute / (_PEAK_FLOPS * _REACHED))
-    return {"sampling": length * token_s, "update": update / (_PEAK_FLOPS * _REACHED)}
+    passes = bool(args.beta) + (args.weighting != "none" and (args.use_vllm or not args.fast_path))
+    scoring = 2 * passes * shape.parameters * rows * (length + _PROMPT_TOKENS)
+    flops = _PEAK_FLOPS * _REACHED
+    return {"sampling": length * token_s, "scoring": scoring / flops, "update": update / flops}
 
 
 def _downloads(options: TrainOptions) -> list[str]:
@@ -157,11 +194,13 @@ def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, proces
     found = []
     if shape is None:
         found.append(f"the sizes of {options.model} are not known without loading it, so nothing is estimated")
-    elif _PROMPT_TOKENS + options.max_completion_length > shape.context:
-        found.append(
-            f"prompts of about {_PROMPT_TOKENS} tokens and completions of {options.max_completion_length} do not fit "
-            f"the model's context of {shape.context}"
-        )
+    else:
+        prompt = options.max_prompt_length or _PROMPT_TOKENS
+        if prompt + options.max_completion_length > shape.context:
+            found.append(
+                f"prompts of {'up to' if options.max_prompt_length else 'about'} {prompt} tokens and completions of "
+                f"{options.max_completion_length} do not fit the model's context of {shape.context}"
+            )
     size, _ = options.per_device_batch(processes)
     if size % options.num_generations and args.fast_path:
         found.append(

@@ -43,6 +43,19 @@ class StopRequest:
 
 
 @dataclass
+class LastStep(TrainerCallback):
+    """Ends training after ``step`` with a checkpoint, as its own end would, where the schedule goes on beyond it."""
+
+    step: int
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop where it is time to."""
+        if state.global_step >= self.step:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+@dataclass
 class RunRecorder(TrainerCallback):
     """One line in metrics.jsonl and histograms.jsonl for each step, a few completions in samples.jsonl, a few tokens in
     tokens.jsonl.

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from covgrpo.errors import UserError
 from covgrpo.runs.folder import RESUME_IGNORES, RunFolder
 from covgrpo.runs.held_out import HeldOut
 from covgrpo.runs.libraries import quiet_libraries
-from covgrpo.runs.options import TrainOptions, check_choice, typed_value, union_members
+from covgrpo.runs.options import TrainOptions, check_choice
 from covgrpo.runs.plan import Plan, plan_training
+from covgrpo.runs.trainer_config import trainer_config
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
 
 # What a resumed run may be told differently: where and how far it goes, not what it computes.
@@ -25,25 +25,6 @@ _MAY_CHANGE = RESUME_IGNORES | {
 }
 
 _FULL_BYTES = 1 << 20  # free space of a disk that counts as full
-
-# Options that TRL's config has under the same name.
-_PASSED_ON = (
-    *("fast_path", "num_generations", "max_completion_length", "temperature"),
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta2", "max_grad_norm"),
-    *("beta", "num_iterations", "save_steps", "bf16", "entropy_probe_steps"),
-)
-# Likewise, and decided by the method where they are not given.
-_METHODS_OWN = ("weighting", "weighting_scope", "loss_type")
-
-# Those that an option of ours decides under another name.
-_DECIDED_BY = {
-    "output_dir": "output",
-    "max_steps": "steps",
-    "per_device_train_batch_size": "micro_batch_size",
-    "gradient_accumulation_steps": "micro_batch_size",
-    "reward_weights": "correctness_weight",
-    **{name: name for name in (*_PASSED_ON, *_METHODS_OWN, "seed", "report_to", "weighting_kwargs")},
-}
 
 
 @dataclass
@@ -93,7 +74,7 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     from covgrpo.models import load_model, resolve_model
 
     resolve_model(options.model)
-    args = _trainer_config(options)
+    args = trainer_config(options)
     main = PartialState().is_main_process
     config = {"command": "train", "options": dataclasses.asdict(options), "trainer": _plain_config(args)}
     config["task"], config["examples"] = data.task.spec, [problem.id for problem in data.examples]
@@ -105,6 +86,7 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     name = str(checkpoint) if checkpoint and _step_of(checkpoint) >= options.steps else options.model
     try:
         model, tokenizer = load_model(name, options.dtype, options.trust_remote_code)
+        data = _without_long_prompts(data, tokenizer, options.max_prompt_length, watcher)
         for problems in (data.train, data.held_out):
             check_prompts(model, tokenizer, data.prompt_format, problems, data.examples, options.max_completion_length)
         return _Session(options, watcher, data, args, run).go(model, tokenizer, checkpoint)
@@ -127,7 +109,7 @@ def plan(options: TrainOptions, processes: int = 1, shards: str = "none") -> Pla
     load_task(options.task, options.task_params)
     PromptFormat(options.answer_format, options.system_prompt, options.num_examples)
     options.per_device_batch(processes)
-    return plan_training(options, _trainer_config(options), processes, shards)
+    return plan_training(options, trainer_config(options), processes, shards)
 
 
 def check_prompts(
@@ -143,24 +125,46 @@ def check_prompts(
     Raises:
         UserError: no chat template, one that refuses the messages, or a prompt too long for the model's context.
     """
-    from jinja2 import TemplateError
-
-    from covgrpo.evaluation.evaluate import encode_prompt
-
     if not problems:
         return
     longest = max(problems, key=lambda problem: len(problem.question))
-    try:
-        tokens = len(encode_prompt(tokenizer, prompt_format.messages(longest, examples)))
-    except (ValueError, TemplateError) as error:
-        reason = str(error).split(". ", maxsplit=1)[0].rstrip(".")
-        raise UserError(f"the model's chat template does not take the prompt: {reason}.") from error
+    tokens = _prompt_tokens(tokenizer, prompt_format.messages(longest, examples))
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and tokens + max_completion_length > context:
         raise UserError(
             f"the longest prompt has {tokens} tokens; with max_completion_length {max_completion_length} "
             f"it does not fit the model's context of {context} tokens."
         )
+
+
+def _prompt_tokens(tokenizer: Any, messages: list[dict[str, str]]) -> int:
+    from jinja2 import TemplateError
+
+    from covgrpo.evaluation.evaluate import encode_prompt
+
+    try:
+        return len(encode_prompt(tokenizer, messages))
+    except (ValueError, TemplateError) as error:
+        reason = str(error).split(". ", maxsplit=1)[0].rstrip(".")
+        raise UserError(f"the model's chat template does not take the prompt: {reason}.") from error
+
+
+def _without_long_prompts(data: _Data, tokenizer: Any, most: int | None, watcher: Watcher) -> _Data:
+    """Leave out training problems whose prompt has more tokens than ``most``.
+
+    Raises:
+        UserError: none is left, or a chat template that refuses one.
+    """
+    if most is None:
+        return data
+    prompts = (data.prompt_format.messages(problem, data.examples) for problem in data.train)
+    lengths = [_prompt_tokens(tokenizer, prompt) for prompt in prompts]
+    kept = [problem for problem, length in zip(data.train, lengths, strict=True) if length <= most]
+    if not kept:
+        raise UserError(f"max_prompt_length is {most}, and the shortest training prompt has {min(lengths)} tokens.")
+    if len(kept) < len(lengths):
+        watcher.message(f"{len(lengths) - len(kept)} of {len(lengths)} training problems left out: prompt above {most}")
+    return dataclasses.replace(data, train=kept)
 
 
 def _step_of(checkpoint: Path | None) -> int:
@@ -185,68 +189,6 @@ def _load_data(options: TrainOptions) -> _Data:
         task.problems("eval", options.eval_problems, options.seed) if options.evaluate or options.eval_steps else []
     )
     return _Data(task, prompt_format, examples, train, held_out)
-
-
-def _trainer_config(options: TrainOptions) -> Any:
-    from accelerate import PartialState
-    from transformers import SchedulerType
-
-    from covgrpo.trl import CovGRPOConfig
-
-    check_choice("lr_scheduler_type", options.lr_scheduler_type, [kind.value for kind in SchedulerType])
-    state = PartialState(cpu=_on_cpu())
-    size, micro_batches = options.per_device_batch(state.num_processes)
-    settings: dict[str, Any] = {
-        "output_dir": options.run_folder(),
-        "seed": options.seed,
-        "max_steps": options.steps,
-        "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": micro_batches,
-        "reward_weights": [options.correctness_weight, options.format_weight],
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_total_limit": 2,
-        "disable_tqdm": True,
-        "report_to": options.report_to,
-        "weighting_kwargs": options.weighting_kwargs or None,
-    }
-    settings.update({name: getattr(options, name) for name in _PASSED_ON})
-    settings.update(_method_settings(options))
-    known = typing.get_type_hints(CovGRPOConfig)
-    for name, value in options.trl.items():
-        if name not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"trl: GRPOConfig has no option {name!r}.{hint}")
-        if name in _DECIDED_BY:
-            raise UserError(f"trl: {name!r} follows from the option {_DECIDED_BY[name]!r}; set that one.")
-        settings[name] = value
-        # Other types, such as those that TRL parses from text, are TRL's to check.
-        if {*union_members(known[name])} <= {int, float, bool, type(None)}:
-            settings[name] = typed_value(value, known[name], f"trl: option {name!r}")
-    try:
-        return CovGRPOConfig(**settings)
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-
-
-def _method_settings(options: TrainOptions) -> dict[str, Any]:
-    from covgrpo.trl.methods import method_options
-
-    try:
-        settings = method_options(options.method)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    given = {name: getattr(options, name) for name in _METHODS_OWN}
-    return settings | {name: value for name, value in given.items() if value is not None}
-
-
-def _on_cpu() -> bool:
-    import torch
-
-    return not torch.accelerator.is_available()
 
 
 @dataclass
@@ -296,6 +238,7 @@ class _Session:
         from transformers import PrinterCallback
 
         from covgrpo.rewards import CorrectnessReward, FormatReward
+        from covgrpo.runs.recorder import LastStep
         from covgrpo.trl import CovGRPOTrainer
 
         try:
@@ -308,7 +251,7 @@ class _Session:
                 args=self.args,
                 train_dataset=self._dataset(),
                 processing_class=tokenizer,
-                callbacks=[recorder],
+                callbacks=[recorder, LastStep(self.options.steps)],
                 peft_config=self._adapters(),
             )
         except (ValueError, ImportError) as error:

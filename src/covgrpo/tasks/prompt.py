@@ -40,6 +40,8 @@ def last_boxed(text: str) -> str:
 
     Last means: opened last. One pass with a stack of open braces, so 10,000 of them cost 10,000 steps.
     """
+    if "\\boxed" not in text:
+        return ""
     open_braces: list[int] = []  # content start of a box; -1 for any other brace
     last_start, last_end = -1, -1
     for token in _BOX_TOKEN.finditer(text):
@@ -67,8 +69,8 @@ def math_answer(text: str) -> str:
 
     From an end of a text math-verify takes the last expression that is marked as one ($...$, "answer is ...").
     """
-    _, _, tail = text.rpartition("</think>")
-    return last_boxed(tail) or last_boxed(text) or end_of(tail)
+    _, closed, tail = text.rpartition("</think>")
+    return last_boxed(tail) or (last_boxed(text) if closed else "") or end_of(tail)
 
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -91,6 +93,11 @@ def _is_thought_then_boxed(text: str) -> bool:
     thought, closed, rest = text.partition("</think>")
     opened = thought.lstrip().removeprefix("<think>")
     return bool(closed and last_boxed(rest)) and not any(tag in part for tag in _TAGS[:2] for part in (opened, rest))
+
+
+def _closes_its_thought_on_a_line(text: str) -> bool:
+    r"""``"\n</think>\n"`` exactly once, counted without overlaps; the tag within a line counts for nothing."""
+    return text.count("\n</think>\n") == 1
 
 
 PLAIN = AnswerFormat(
@@ -140,7 +147,20 @@ THINK_MATH = AnswerFormat(
     is_well_formed=_is_thought_then_boxed,
 )
 
-ANSWER_FORMATS: dict[str, AnswerFormat] = {fmt.name: fmt for fmt in (PLAIN, BOXED, MATH, THINK, THINK_MATH)}
+# What the authors of arXiv 2605.11538 reward; the line breaks are not asked for, as in theirs. The wording is ours.
+THINK_LINE = AnswerFormat(
+    name="think_line",
+    instruction=(
+        "Work the problem out before you answer it. Write your reasoning between <think> and </think>, then the answer "
+        "between <answer> and </answer>, with the final result in \\boxed{}. Use no language but English."
+    ),
+    render=lambda answer: f"<think>\n\n</think>\n<answer>\\boxed{{{answer}}}</answer>",
+    extract=math_answer,
+    is_well_formed=_closes_its_thought_on_a_line,
+)
+
+_FORMATS = (PLAIN, BOXED, MATH, THINK, THINK_MATH, THINK_LINE)
+ANSWER_FORMATS: dict[str, AnswerFormat] = {fmt.name: fmt for fmt in _FORMATS}
 
 
 def get_answer_format(name: str) -> AnswerFormat:

@@ -1,0 +1,117 @@
+"""The trainer's configuration from a run's options."""
+
+import typing
+from typing import Any
+
+from covgrpo.errors import UserError
+from covgrpo.runs.options import TrainOptions, check_choice, typed_value, union_members
+
+# Options that TRL's config has under the same name.
+_PASSED_ON = (
+    *("fast_path", "num_generations", "max_completion_length", "temperature"),
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta2", "max_grad_norm"),
+    *("beta", "num_iterations", "save_steps", "bf16", "entropy_probe_steps"),
+)
+# Likewise, and decided by the method where they are not given.
+_METHODS_OWN = ("weighting", "weighting_scope", "loss_type")
+
+# Those that an option of ours decides under another name.
+_DECIDED_BY = {
+    "output_dir": "output",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "micro_batch_size",
+    "gradient_accumulation_steps": "micro_batch_size",
+    "reward_weights": "correctness_weight",
+    **{name: name for name in (*_PASSED_ON, *_METHODS_OWN, "seed", "report_to", "weighting_kwargs")},
+}
+
+
+def trainer_config(options: TrainOptions) -> Any:
+    """Return the ``CovGRPOConfig`` of a run.
+
+    Raises:
+        UserError: an option that does not fit the others, TRL or the method; one sentence.
+    """
+    from accelerate import PartialState
+    from transformers import SchedulerType
+
+    from covgrpo.trl import CovGRPOConfig
+
+    check_choice("lr_scheduler_type", options.lr_scheduler_type, [kind.value for kind in SchedulerType])
+    state = PartialState(cpu=_on_cpu())
+    size, micro_batches = options.per_device_batch(state.num_processes)
+    settings: dict[str, Any] = {
+        "output_dir": options.run_folder(),
+        "seed": options.seed,
+        # Where the schedule ends; where the run ends before it, `LastStep` stops it.
+        "max_steps": options.schedule_steps or options.steps,
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": micro_batches,
+        "reward_weights": [options.correctness_weight, options.format_weight],
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "disable_tqdm": True,
+        "report_to": options.report_to,
+        "weighting_kwargs": options.weighting_kwargs or None,
+    }
+    settings.update({name: getattr(options, name) for name in _PASSED_ON})
+    settings.update(_method_settings(options))
+    settings.update(_given_to_trl(options.trl, typing.get_type_hints(CovGRPOConfig)))
+    if options.loss_temperature not in (None, options.temperature):
+        settings.update(_two_temperatures(options, settings.get("generation_kwargs") or {}))
+    try:
+        return CovGRPOConfig(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _given_to_trl(given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """The options under ``trl``, checked by name and, where the type is plain, by type."""
+    settings = {}
+    for name, value in given.items():
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"trl: GRPOConfig has no option {name!r}.{hint}")
+        if name in _DECIDED_BY:
+            raise UserError(f"trl: {name!r} follows from the option {_DECIDED_BY[name]!r}; set that one.")
+        settings[name] = value
+        # Other types, such as those that TRL parses from text, are TRL's to check.
+        if {*union_members(known[name])} <= {int, float, bool, type(None)}:
+            settings[name] = typed_value(value, known[name], f"trl: option {name!r}")
+    return settings
+
+
+def _two_temperatures(options: TrainOptions, generation: Any) -> dict[str, Any]:
+    """TRL's one temperature is the loss's, and sampling gets its own through ``generation_kwargs``."""
+    if options.fast_path:
+        raise UserError(
+            f"loss_temperature is {options.loss_temperature:g} and temperature {options.temperature:g}; two of them "
+            "need fast_path: false, as the fast path takes the sampler's log-probs for the loss's."
+        )
+    if not isinstance(generation, dict) or "temperature" in generation:
+        raise UserError("trl: generation_kwargs must be a mapping without a temperature beside loss_temperature.")
+    return {
+        "temperature": options.loss_temperature,
+        "generation_kwargs": {**generation, "temperature": options.temperature},
+    }
+
+
+def _method_settings(options: TrainOptions) -> dict[str, Any]:
+    from covgrpo.trl.methods import method_options
+
+    try:
+        settings = method_options(options.method)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    given = {name: getattr(options, name) for name in _METHODS_OWN}
+    return settings | {name: value for name, value in given.items() if value is not None}
+
+
+def _on_cpu() -> bool:
+    import torch
+
+    return not torch.accelerator.is_available()
