@@ -44,6 +44,10 @@ def assert_same_metrics(actual, expected):
             assert found == pytest.approx(wanted, rel=1e-3, abs=2e-5)
 
 
+# Of the gradients after the first update. The gradient through the kernel answers to rounding of the log-probs about
+# three times as strongly as the kernel itself does.
+LATER = {"gaussian_through": 5e-5}
+
 VARIANTS = {
     "micro-batch 1": {"size": 1},
     "micro-batch G/2": {"size": 2},
@@ -64,14 +68,16 @@ SMALLER_GENERATIONS = {
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_how_the_step_is_split_changes_nothing(tmp_path, baseline, scheme, scope, variant):
-    assert_same(run(tmp_path, scheme, scope, **VARIANTS[variant]), baseline(scheme, scope))
+    assert_same(run(tmp_path, scheme, scope, **VARIANTS[variant]), baseline(scheme, scope), LATER.get(scheme, 1e-5))
 
 
 @pytest.mark.parametrize("variant", SMALLER_GENERATIONS)
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != "kl_cov"])
 def test_steps_per_generation_changes_nothing(tmp_path, baseline, scheme, scope, variant):
-    assert_same(run(tmp_path, scheme, scope, **SMALLER_GENERATIONS[variant]), baseline(scheme, scope))
+    assert_same(
+        run(tmp_path, scheme, scope, **SMALLER_GENERATIONS[variant]), baseline(scheme, scope), LATER.get(scheme, 1e-5)
+    )
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -80,7 +86,7 @@ def test_a_generation_batch_of_two_optimizer_steps(tmp_path, scheme, scope):
     """TRL shuffles rows over both steps; however these are split into micro-batches, the updates are the same."""
     whole = run(tmp_path / "a", scheme, scope, size=16, steps_per_generation=2)
     split = run(tmp_path / "b", scheme, scope, size=4, steps_per_generation=8)
-    assert_same(split, whole)
+    assert_same(split, whole, LATER.get(scheme, 1e-5))
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -93,7 +99,7 @@ def test_the_shuffle_changes_nothing(tmp_path, baseline, scheme, scope, monkeypa
         }
 
     monkeypatch.setattr(trl.trainer.grpo_trainer, "shuffle_sequence_dict", reversed_rows)
-    assert_same(run(tmp_path, scheme, scope, size=4), baseline(scheme, scope))
+    assert_same(run(tmp_path, scheme, scope, size=4), baseline(scheme, scope), LATER.get(scheme, 1e-5))
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "bnpo", "dr_grpo"])
@@ -151,7 +157,8 @@ def test_two_processes_are_one(two_processes, baseline, index, engine):
     scheme, scope, options = DISTRIBUTED[index]
     kept = {name: value for name, value in options.items() if name not in ("size", "steps_per_generation")}
     # Without weights, stock TRL itself is the baseline.
-    assert_same(two_processes(engine)[index], baseline(STOCK if scheme == "none" else scheme, scope, **kept))
+    expected = baseline(STOCK if scheme == "none" else scheme, scope, **kept)
+    assert_same(two_processes(engine)[index], expected, LATER.get(scheme, 1e-5))
 
 
 CELLS = {
