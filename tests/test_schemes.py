@@ -26,6 +26,7 @@ from scheme_cases import (
     REFERENCE,
     expected,
     function,
+    neutral_well_posed,
     random_noise,
     valid_groups,
 )
@@ -71,6 +72,10 @@ GOLDEN_RESULTS = {
     "prob": (
         [0.8103638323514326, 0.7149361205103592, 0.7406005849709838, 0.7054946916666202, 0.7020213840997256],
         [0.7054946916666202, 0.7406005849709838, 0.8103638323514326, 0.8103638323514326],
+    ),
+    "neutral": (
+        [0.0, 1.5, 2.0, 1.0, 0.5],
+        [0.0, 8 / 3, 2 / 3, 2 / 3],
     ),
     "none": (
         [1.0, 1.0, 1.0, 1.0, 1.0],
@@ -124,11 +129,12 @@ PARAMETERS = {
     "kl_cov": st.fixed_dictionaries({"ratio": RATIOS, "coef": st.sampled_from([1.0, 0.0, 0.1])}),
     "kl_cov.penalties": st.fixed_dictionaries({"ratio": RATIOS, "coef": st.sampled_from([1.0, 0.0, 0.1])}),
     "prob": st.fixed_dictionaries({"alpha": st.sampled_from([0.3, 0.0, 1.0, 0.77])}),
+    "neutral": st.fixed_dictionaries({"kappa": st.sampled_from([1.0, 0.0, -2.0, 0.3, 4.0, 8.0])}),
 }
 
 
-# Clip-Cov and KL-Cov twice as often: they have more parameters.
-CASES = st.sampled_from([*REFERENCE, "clip_cov", "kl_cov.penalties"]).flatmap(
+# Those with parameters twice as often.
+CASES = st.sampled_from([*REFERENCE, "clip_cov", "kl_cov.penalties", "neutral"]).flatmap(
     lambda name: st.tuples(st.just(name), PARAMETERS.get(name, st.just({})))
 )
 
@@ -141,6 +147,8 @@ def determined(name, parameters, lp, adv):
         return clear_of_bounds(lp, adv, parameters["low"], parameters["high"])
     if name == "kl_cov.penalties":
         return clear_choice(lp, adv, reference.count(parameters["ratio"], len(lp)))
+    if name == "neutral":
+        return neutral_well_posed(lp, adv, parameters["kappa"])
     return well_posed(lp, adv) and (name != "gaussian_mad" or mad_well_posed(lp, adv))
 
 
@@ -172,7 +180,8 @@ def clear_choice(lp, adv, count):
     cut = sorted(c, reverse=True)[count - 1]
     near = [k for k, x in enumerate(c) if abs(x - cut) <= 2 * rounding(lp, adv, cut)]
     chosen_for_certain = sum(x > cut for k, x in enumerate(c) if k not in near)
-    alike = len({(lp[k], adv[k]) for k in near}) == 1 or not any(c)
+    flat = max(abs(a - reference.mean(adv)) for a in adv) <= reference.EQUAL_ADVANTAGES  # c is exactly 0
+    alike = len({(lp[k], adv[k]) for k in near}) == 1 or flat
     return alike or chosen_for_certain + len(near) == count
 
 

@@ -11,13 +11,14 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "token_covariance": "covgrpo.core",
     "gaussian_weights": "covgrpo.core",
+    "neutral_weights": "covgrpo.core",
     "WEIGHTINGS": "covgrpo.core",
     "get_weighting": "covgrpo.core",
 }
-__all__ = ["WEIGHTINGS", "__version__", "gaussian_weights", "get_weighting", "token_covariance"]
+__all__ = ["WEIGHTINGS", "__version__", "gaussian_weights", "get_weighting", "neutral_weights", "token_covariance"]
 
 if TYPE_CHECKING:
-    from covgrpo.core import WEIGHTINGS, gaussian_weights, get_weighting, token_covariance
+    from covgrpo.core import WEIGHTINGS, gaussian_weights, get_weighting, neutral_weights, token_covariance
 
 
 def __getattr__(name: str) -> Any:

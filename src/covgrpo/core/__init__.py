@@ -1,6 +1,6 @@
 """The method as pure tensors. Imports only torch and knows no trainer."""
 
 from covgrpo.core.covariance import token_covariance
-from covgrpo.core.weighting import WEIGHTINGS, Weighting, gaussian_weights, get_weighting
+from covgrpo.core.weighting import WEIGHTINGS, Weighting, gaussian_weights, get_weighting, neutral_weights
 
-__all__ = ["WEIGHTINGS", "Weighting", "gaussian_weights", "get_weighting", "token_covariance"]
+__all__ = ["WEIGHTINGS", "Weighting", "gaussian_weights", "get_weighting", "neutral_weights", "token_covariance"]

@@ -16,6 +16,7 @@ from covgrpo.core.weighting.gaussian_mad import GaussianMad
 from covgrpo.core.weighting.gaussian_one_sided import GaussianOneSided
 from covgrpo.core.weighting.gaussian_raw import GaussianRaw
 from covgrpo.core.weighting.kl_cov import KLCov
+from covgrpo.core.weighting.neutral import Neutral, neutral_weights
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.core.weighting.prob import Probability
 
@@ -25,6 +26,7 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "clip_cov": ClipCov,
     "kl_cov": KLCov,
     "prob": Probability,
+    "neutral": Neutral,
     # Ablations of the paper's own choices.
     "gaussian_raw": GaussianRaw,
     "gaussian_centred": GaussianCentred,
@@ -32,7 +34,7 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "gaussian_mad": GaussianMad,
 }
 
-__all__ = ["WEIGHTINGS", "Weighting", "gaussian_weights", "get_weighting"]
+__all__ = ["WEIGHTINGS", "Weighting", "gaussian_weights", "get_weighting", "neutral_weights"]
 
 
 def get_weighting(name: str, **parameters: Any) -> Weighting:
