@@ -1,8 +1,8 @@
 """Slow reference of the token weights, in plain Python floats.
 
 The method is arXiv 2605.11538; Clip-Cov and KL-Cov are arXiv 2505.22617, the probability weights arXiv 2505.12929.
-The covariance-neutral weights are least squares: minimise sum (w - 1)^2 with mean(w) = 1, mean(w c) as asked and w >= 0,
-as far as (sum w)^2 / (N sum w^2) stays at 1/2 or above.
+The covariance-neutral weights are least squares: minimise sum (w - 1)^2 with mean(w) = 1, w >= 0 and mean(w c) as
+asked, as far as (sum w)^2 / (N sum w^2) stays at 1/2 or above.
 
 It shares no code with `covgrpo` and uses no tensors: a group is two lists, the log-probabilities `lp` and
 the advantages `adv` of its valid tokens, and every formula stands above the loop that computes it.

@@ -105,8 +105,8 @@ def valid_groups(inputs):
 #   MAD           median -0.5, deviations 2.5 | 0.5 0 0, median 0.25: 2 sigma^2 = 2 (1.4826 * 0.25)^2
 # Neutral, kappa 1: mean(w c) is to be 0.
 #   group 7       w = 1 - 0.8 (c - 0.8) / 1.28; ESS 2/3
-#   group -2      w = 1 + (c + 1) / 1.375 < 0 at c = -3: clamped. 0 on 0 -0.5 -0.5 takes all weight on one token, ESS 1/4.
-#                 At ESS 1/2 with n = 3, u = -1/3, v = 1/18: s = -sqrt((2 * 3/4 - 1) * 18) = -3, w = 4/3 (1 + 3 (c + 1/3))
+#   group -2      w = 1 + (c + 1) / 1.375 < 0 at c = -3: clamped. A mean of 0 would leave weight on one token, ESS 1/4.
+#                 At ESS 1/2 with n = 3, u = -1/3, v = 1/18: s = -sqrt((2 * 3/4 - 1) / v) = -3, w = 4/3 (2 + 3 c)
 # Clip-Cov, ratio 0.5, -1 < c < 2: draws 2 of the candidates 0 -0.8 0.8 1.6 and 2 of 0 -0.5 -0.5, those of lowest noise.
 # KL-Cov, ratio 0.5: 2.4 1.6 and 0 -0.5; of the two -0.5 the one of lower noise.
 GOLDEN_NOISE = torch.tensor(

@@ -22,7 +22,8 @@ h is linear between neighbouring c; it is not above 0 up to z = q, convex from t
 on the tokens below some z is Newton's step for h from that z. Begun on the right of the root, with all tokens, such
 steps never pass it. So a clamped token stays clamped, and the first pass that clamps none stands at the root: exact,
 without a tolerance. By convexity h h' falls at least fourfold a pass, so the passes grow with the logarithm of the
-range of c, not with N (a handful in practice). None needs a sort, and only groups with newly clamped tokens see another.
+range of c, not with N (a handful in practice). None needs a sort, and only groups with newly clamped tokens see the
+next.
 
 **Targets out of reach.** mean(w c) lies between min(c) and max(c), and towards the ends all weight goes to few tokens:
 a step made of their noise. So the effective sample size is bounded as well,
@@ -53,7 +54,7 @@ import torch
 from torch import Tensor
 
 from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import Block, GroupedTokens
+from covgrpo.core.groups import GroupedTokens
 
 MIN_ESS = 0.5  # (sum w)^2 / (N sum w^2), a fraction of the N tokens
 
@@ -67,16 +68,6 @@ class NeutralFit:
     target: Tensor  # (1 - kappa) mean(c)
     reached: Tensor  # mean(w c)
     held: Tensor  # bool; reached is the target, not the nearest value that (3) allows
-
-
-@dataclass(frozen=True)
-class _Line:
-    """w = max(0, height (1 - slope (c - centre))) of each group: (K,)."""
-
-    centre: Tensor
-    slope: Tensor
-    height: Tensor
-    reached: Tensor  # mean(w c)
 
 
 def neutral_weights(
@@ -117,19 +108,42 @@ def neutral_fit(
     tokens = GroupedTokens(logps, advantages, mask, group_ids)
     c = Covariance(tokens)
     noise_K = c.rounding_error()
-    line, mean_K = _fit(*tokens.flat(c), noise_K, kappa)
-
-    def weight(block: Block) -> Tensor:
-        centre, slope, height = (x_K[block.group, None] for x_K in (line.centre, line.slope, line.height))
-        return (height * (1 - slope * (c(block) - centre))).clamp(min=0)
-
-    target_K = (1 - kappa) * mean_K
-    held_K = (line.reached - target_K).abs() <= noise_K
-    return NeutralFit(tokens.map(weight), mean_K, target_K, line.reached, held_K)
+    solution = _solve(*tokens.flat(c), noise_K, kappa)
+    weights = tokens.map(lambda block: solution.weights(c(block), block.group[:, None]))
+    target_K = (1 - kappa) * solution.mean
+    held_K = (solution.reached - target_K).abs() <= noise_K
+    return NeutralFit(weights, solution.mean, target_K, solution.reached, held_K)
 
 
-def _fit(c_N: Tensor, group_N: Tensor, noise_K: Tensor, kappa: float) -> tuple[_Line, Tensor]:
-    """Solve (1) and (3) in every group; return the weights' lines and the mean of c (K,).
+@dataclass(frozen=True)
+class _Line:
+    """1 - slope (c - centre) in each group: (K,)."""
+
+    centre: Tensor
+    slope: Tensor
+
+    def at(self, c: Tensor, group: Tensor) -> Tensor:
+        return 1 - _of(self.slope, group) * (c - _of(self.centre, group))
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """w = height max(0, line), and 0 where ``cut``, the last line that clamped a token, is below 0: (K,)."""
+
+    line: _Line
+    cut: _Line
+    height: Tensor
+    mean: Tensor  # mean(c)
+    reached: Tensor  # mean(w c)
+
+    def weights(self, c: Tensor, group: Tensor) -> Tensor:
+        w = _of(self.height, group) * self.line.at(c, group).clamp(min=0)
+        # A flat line, where what is left has no spread, says nothing of the clamped tokens.
+        return w.masked_fill(self.cut.at(c, group) < 0, 0)
+
+
+def _solve(c_N: Tensor, group_N: Tensor, noise_K: Tensor, kappa: float) -> _Solution:
+    """Solve (1) and (3) in every group.
 
     Args:
         c_N: (N,) token covariances.
@@ -141,16 +155,17 @@ def _fit(c_N: Tensor, group_N: Tensor, noise_K: Tensor, kappa: float) -> tuple[_
     left = _Columns(c_N, group_N, len(noise_K))
     size_K, centre_K, variance_K = left.moments()
     total_K, mean_K = size_K, centre_K
+    cut = _Line(mean_K, torch.zeros_like(mean_K))
     while True:
         # (2), no steeper than (3) allows; flat where c has no spread
         steepest_K = ((size_K / total_K / MIN_ESS - 1).clamp(min=0) / variance_K).sqrt()
         slope_K = ((kappa * mean_K + (centre_K - mean_K)) / variance_K).clamp(-steepest_K, steepest_K)
-        slope_K = torch.where(variance_K.sqrt() <= noise_K, 0, slope_K)
-        line = _Line(centre_K, slope_K, total_K / size_K, reached=centre_K - slope_K * variance_K)
+        line = _Line(centre_K, torch.where(variance_K.sqrt() <= noise_K, 0, slope_K))
         left, open_K = left.without_clamped(line)
         if not open_K.any():
-            return line, mean_K
-        # another pass over what is left of the groups that dropped a token
+            return _Solution(line, cut, total_K / size_K, mean_K, reached=centre_K - line.slope * variance_K)
+        # another pass over what is left of the groups with newly clamped tokens
+        cut = _Line(torch.where(open_K, line.centre, cut.centre), torch.where(open_K, line.slope, cut.slope))
         moments = zip(left.moments(), (size_K, centre_K, variance_K), strict=True)
         size_K, centre_K, variance_K = (torch.where(open_K, new, old) for new, old in moments)
 
@@ -185,8 +200,8 @@ class _Columns:
         return total_K
 
     def without_clamped(self, line: _Line) -> tuple["_Columns", Tensor]:
-        """Tokens above 0 on ``line`` of the groups that have others, and which groups those are: (K,)."""
-        clamped = [_of(line.slope, group) * (c - _of(line.centre, group)) > 1 for c, group in self.blocks()]
+        """Return the tokens not below 0 on ``line``, of the groups that have others, and which groups those are."""
+        clamped = [line.at(c, group) < 0 for c, group in self.blocks()]
         open_K = torch.zeros_like(line.slope, dtype=torch.bool)
         for block_clamped, (_, group) in zip(clamped, self.blocks(), strict=True):
             open_K[group[block_clamped]] = True
@@ -200,8 +215,8 @@ class _Columns:
 
 
 def _of(values_K: Tensor, group: Tensor) -> Tensor:
-    """Return the value of each token's group: as long as ``group``, or (1,) where there is one group."""
-    return values_K if len(values_K) == 1 else values_K.index_select(0, group)
+    """Return the value of each token's group: in the shape of ``group``, or (1,) where there is one group."""
+    return values_K if len(values_K) == 1 else values_K[group]
 
 
 def _check_kappa(kappa: float) -> None:
