@@ -51,6 +51,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "compact": {"steps": 2200, "batch_size": 64, "decay_steps": None},
     "tries": {"steps": 1200, "batch_size": 48, "decay_steps": 200},
 }
+NUM_PARTS = {"compact": 1, "tries": 3}  # of a batch, by length: traces differ, and padding costs time
 MAX_LENGTHS = {"compact": 256, "tries": 512}
 
 
@@ -157,6 +158,27 @@ def rate(step: int, options: argparse.Namespace) -> float:
     return min((step + 1) / warmup, 1.0, (options.steps - step) / options.decay_steps)
 
 
+def split_by_length(ids: Tensor, labels: Tensor, pad_id: int, num_parts: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows of like length together, without the padding that none of them needs."""
+    lengths = (ids != pad_id).sum(1)
+    parts = lengths.argsort(stable=True).tensor_split(num_parts)
+    return [(ids[rows, : lengths[rows].max()], labels[rows, : lengths[rows].max()]) for rows in parts if len(rows)]
+
+
+def backward(model: LlamaForCausalLM, ids: Tensor, labels: Tensor, num_parts: int) -> float:
+    """Gradient of the mean loss over the batch's tokens, part by part; returns that loss in nats."""
+    pad_id = model.config.pad_token_id
+    parts = split_by_length(ids, labels, pad_id, num_parts) if num_parts > 1 else [(ids, labels)]
+    total, learnt = 0.0, (labels != IGNORED).sum()
+    for part_ids, part_labels in parts:
+        with autocast(ids.device):
+            loss = model(input_ids=part_ids, labels=part_labels).loss
+        share = loss * ((part_labels != IGNORED).sum() / learnt)
+        share.backward()
+        total += share.item()
+    return total
+
+
 def pretrain(model: LlamaForCausalLM, drawn: Iterator[tuple[Tensor, Tensor]], options: argparse.Namespace) -> None:
     """AdamW on batches of ids and labels."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -164,16 +186,13 @@ def pretrain(model: LlamaForCausalLM, drawn: Iterator[tuple[Tensor, Tensor]], op
     model.train()
     start = time.perf_counter()
     for step in range(1, options.steps + 1):
-        batch_ids, batch_labels = next(drawn)
-        with autocast(batch_ids.device):
-            loss = model(input_ids=batch_ids, labels=batch_labels).loss
-        loss.backward()
+        loss = backward(model, *next(drawn), NUM_PARTS[options.style])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if step % 100 == 0 or step == options.steps:
-            print(f"step {step}: loss {loss.item():.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+            print(f"step {step}: loss {loss:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
     model.eval()
 
 

@@ -96,6 +96,23 @@ def test_the_rate_is_a_cosine_or_constant_with_a_straight_end():
     assert straight[350] == 0.5 and straight[399] == 0.01
 
 
+def test_parts_by_length_give_the_gradient_of_the_whole_batch():
+    tokenizer, task = small_model.make_tokenizer("tries"), load_task("countdown:?style=tries")
+    ids, labels = next(small_model.trace_batches(task, tokenizer, 7, 0, harder=0.25))
+    found = []
+    for num_parts in (1, 3, 20):
+        model = small_model.make_model(tokenizer, 0)
+        loss = small_model.backward(model, ids, labels, num_parts)
+        found.append((loss, torch.cat([p.grad.flatten() for p in model.parameters()])))
+    assert found[0][0] == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-6)
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-3, atol=1e-6)
+    parts = small_model.split_by_length(ids, labels, tokenizer.pad_token_id, 3)
+    assert [len(part) for part, _ in parts] == [3, 2, 2]
+    assert sum(part.numel() for part, _ in parts) < ids.numel()
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     """The process's number of threads is its own again afterwards."""
