@@ -9,6 +9,7 @@ from core_cases import F64, GOLDEN, batch, well_posed
 from covgrpo import get_weighting
 
 REFERENCE = {
+    "hold_entropy": reference.neutral_weights,  # with the kappa of the first steps
     "gaussian": reference.gaussian_weights,
     "gaussian_through": reference_through.gaussian_through_weights,
     "none": reference.none_weights,
@@ -31,7 +32,7 @@ KERNELS = ("gaussian", "gaussian_through", "gaussian_raw", "gaussian_centred", "
 
 
 # Without a spread of c these give 1 at every valid token.
-NEED_SPREAD = (*KERNELS, "neutral")
+NEED_SPREAD = (*KERNELS, "neutral", "hold_entropy")
 
 
 MEAN_ONE = tuple(name for name in NEED_SPREAD if name != "gaussian_raw")

@@ -84,6 +84,11 @@ GOLDEN_RESULTS = {
         [0.0, 1.5, 2.0, 1.0, 0.5],
         [0.0, 8 / 3, 2 / 3, 2 / 3],
     ),
+    # with the kappa of the first steps, 1, it is the neutral scheme
+    "hold_entropy": (
+        [0.0, 1.5, 2.0, 1.0, 0.5],
+        [0.0, 8 / 3, 2 / 3, 2 / 3],
+    ),
     "none": (
         [1.0, 1.0, 1.0, 1.0, 1.0],
         [1.0, 1.0, 1.0, 1.0],
@@ -159,8 +164,8 @@ def determined(name, parameters, lp, adv, rows):
         return clear_of_bounds(lp, adv, parameters["low"], parameters["high"])
     if name == "kl_cov.penalties":
         return clear_choice(lp, adv, reference.count(parameters["ratio"], len(lp)))
-    if name == "neutral":
-        return neutral_well_posed(lp, adv, parameters["kappa"])
+    if name in ("neutral", "hold_entropy"):
+        return neutral_well_posed(lp, adv, parameters.get("kappa", 1.0))
     return well_posed(lp, adv) and (name != "gaussian_mad" or mad_well_posed(lp, adv))
 
 

@@ -180,6 +180,13 @@ WRONG = [
     ("kl_cov", {"coef": -1e-9}, "coef"),
     ("kl_cov", {"coef": NAN}, "coef"),
     *(("neutral", {"kappa": value}, "kappa") for value in [NAN, INF, -INF]),
+    *(
+        ("hold_entropy", {name: value}, name)
+        for name in ("target", "fraction", "bound")
+        for value in [NAN, INF, 0, -1.0]
+    ),
+    ("hold_entropy", {"kappa": 9.0}, "kappa"),
+    ("hold_entropy", {"target": 0.3, "fraction": 0.9}, "fraction"),
 ]
 
 

@@ -101,9 +101,10 @@ class Display:
             self.live.start()
 
     def _line(self, record: dict[str, Any], speed: float, left: float) -> str:
+        held = f"kappa {record['hold/kappa']:.2f}  " if "hold/kappa" in record else ""
         return (
             f"step {record['step']:>4}/{self.steps}  reward {self.rewards[-1]:.3f}  entropy {self.entropies[-1]:.3f}  "
-            f"grad_norm {record.get('grad_norm') or 0.0:.2f}  {speed:.0f} tok/s  {duration(left)} left"
+            f"{held}grad_norm {record.get('grad_norm') or 0.0:.2f}  {speed:.0f} tok/s  {duration(left)} left"
         )
 
     def _panel(self, record: dict[str, Any], speed: float, left: float) -> Any:
@@ -121,6 +122,10 @@ class Display:
         )
         entropies = sparkline(self.entropies, 0, _top(self.entropies, 0.0))
         table.add_row("entropy", f"[cyan]{entropies}[/]", f"{self.entropies[-1]:.3f} nats")
+        if "hold/kappa" in record:
+            target = record.get("hold/target")
+            held = "measuring" if target is None else f"held at {target:.3f} nats"
+            table.add_row("kappa", held, f"{record['hold/kappa']:.2f}")
         table.add_row(
             "cov tail",
             f"[magenta]{sparkline(self.tails, 0, _top(self.tails, 0.0))}[/]",
@@ -131,7 +136,7 @@ class Display:
 
 
 def coloured(sample: dict[str, Any]) -> Any:
-    """A completion with its tokens coloured by weight: red below 1, blue above; in one or two lines."""
+    """A completion with its tokens coloured by weight: red below 1, blue above, violet below 0; in one or two lines."""
     from rich.style import Style
     from rich.text import Text
 
@@ -150,7 +155,9 @@ def coloured(sample: dict[str, Any]) -> Any:
 
 
 def _shade(weight: float) -> str:
-    """Background of a token: dark for weight 1, red towards 0, blue towards 2 and above."""
+    """Background of a token: dark for weight 1, red towards 0, blue towards 2 and above, violet below 0."""
+    if weight < 0:
+        return "rgb(120,40,200)"
     strength = min(1.0, abs(weight - 1.0)) if math.isfinite(weight) else 1.0
     strong, weak = round(40 + 160 * strength), round(40 * (1 - strength) + 20)
     return f"rgb({strong},{weak},{weak})" if weight < 1 else f"rgb({weak},{weak + 20},{strong})"

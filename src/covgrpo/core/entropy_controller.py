@@ -1,4 +1,4 @@
-"""A controller that holds the policy's entropy: kappa of each step's covariance-neutral weights, from what was measured.
+"""A controller that holds the policy's entropy: kappa of each step's covariance-neutral weights, from measurements.
 
 To first order an update changes the entropy in proportion to the covariance that it is weighted to (arXiv 2505.22617).
 How strongly, and what else moves the entropy (Adam is no natural gradient, sampled tokens stand for the distribution),
@@ -66,7 +66,7 @@ class EntropyController:
     noise: float = 0.0  # variance of a measurement
     mean_c: float = 0.0  # of a step, averaged
     mean_c_variance: float = 0.0  # of a step's mean
-    unit: float = 0.0  # nats a step: what could happen in WARM_UP steps without being seen
+    unit: float = 0.0  # nats a step: what could happen in WARM_UP steps without being seen; 0 before the first update
 
     def observe(self, entropy: float, variance: float, mean_c: float) -> float:
         """Take in a rollout batch and return ``kappa`` for it.
@@ -88,7 +88,10 @@ class EntropyController:
             self.errors[0][0] = self.noise
         else:
             self._correct(entropy)
-        self._set_target(entropy)
+        if self.measured <= WARM_UP:
+            self.first_sum += entropy
+        if self.measured == WARM_UP:
+            self._begin()
         if self.measured >= WARM_UP:
             self.kappa = self._kappa()
         return self.kappa
@@ -96,7 +99,8 @@ class EntropyController:
     def advance(self, reached: float) -> None:
         """Predict what the update does to the entropy, given the ``reached`` mean(w c) of its weights."""
         if self.unit == 0.0:
-            self._guess()
+            self.unit = math.sqrt(max(self.noise, 1e-12)) / WARM_UP
+            self.errors[2][2] = self.unit**2
         (HH, He, Hd), (_, ee, ed), (_, _, dd) = self.errors
         r = reached
         self.entropy += self.drift - self.eta * r
@@ -125,11 +129,12 @@ class EntropyController:
             raise ValueError(f"the saved state of the entropy controller does not fit this version: {wrong}.")
         return cls(**state)  # type: ignore[arg-type]  # (written by state_dict)
 
-    def _guess(self) -> None:
-        """Set eta and d, and how uncertain they are, before anything is known of them."""
-        self.unit = math.sqrt(max(self.noise, 1e-12)) / WARM_UP
-        self.eta = self.unit / max(abs(self.mean_c), 1e-6)
-        self.errors[1][1], self.errors[2][2] = self.eta**2, self.unit**2
+    def _begin(self) -> None:
+        """Set the target, and eta and how uncertain it is, after the first steps."""
+        if self.target is None:
+            self.target = self.fraction * self.first_sum / WARM_UP
+        self.eta = self.unit / max(self._size_of_mean_c(), 1e-9)
+        self.errors[1][1] = self.eta**2
 
     def _correct(self, entropy: float) -> None:
         """Kalman's measurement update: x += k (y - H), P -= k P_H with k = P_H / (P_HH + R)."""
@@ -144,18 +149,20 @@ class EntropyController:
         self.drift += gain[2] * surprise
         self.errors = [[self.errors[i][j] - gain[i] * row[j] for j in range(3)] for i in range(3)]
 
-    def _set_target(self, entropy: float) -> None:
-        if self.measured <= WARM_UP:
-            self.first_sum += entropy
-            if self.target is None and self.measured == WARM_UP:
-                self.target = self.fraction * self.first_sum / WARM_UP
-
     def _kappa(self) -> float:
         """-eta r + d = (target - H) / HORIZON, solved for r with a cautious eta; kappa = 1 - r / mean(c)."""
         assert self.target is not None  # noqa: S101 (set in the WARM_UP-th step)
         wanted = (self.target - self.entropy) / HORIZON
         r = (self.drift - wanted) * self.eta / (self.eta**2 + self.errors[1][1])
-        # A mean within its own standard error has no sign to go by.
-        least = math.sqrt(max(self.mean_c_variance, 0.0) / min(self.measured, MEMORY))
-        mean_c = self.mean_c if abs(self.mean_c) > least else max(least, 1e-12)
+        mean_c = math.copysign(max(self._size_of_mean_c(), 1e-12), self._sign_of_mean_c())
         return min(max(1 - r / mean_c, -self.bound), self.bound)
+
+    def _size_of_mean_c(self) -> float:
+        return max(abs(self.mean_c), self._error_of_mean_c())
+
+    def _sign_of_mean_c(self) -> float:
+        """-1 where the mean is negative beyond its standard error: within it, it has no sign to go by."""
+        return -1.0 if self.mean_c < -self._error_of_mean_c() else 1.0
+
+    def _error_of_mean_c(self) -> float:
+        return math.sqrt(max(self.mean_c_variance, 0.0) / min(self.measured, MEMORY))

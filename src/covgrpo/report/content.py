@@ -14,6 +14,9 @@ from covgrpo.report.tokens import completions, damped_tokens, histogram_frames
 CURVES = (
     ("reward", "Reward", "mean"),
     ("entropy", "Entropy of the policy", "nats a token"),
+    ("hold/target", "Entropy: target", "nats a token"),
+    ("hold/entropy", "Entropy: as the controller estimates it", "nats a token"),
+    ("hold/kappa", "Kappa, the share of the covariance that the weights take away", ""),
     ("grad_norm", "Gradient norm before clipping", ""),
     ("cov/sigma", "Covariance: sigma", "nats x advantage"),
     ("cov/pos_0.01", "Covariance reached by the top 1 % of tokens with c > 0", "nats x advantage"),

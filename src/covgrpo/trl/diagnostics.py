@@ -100,6 +100,9 @@ class TokenDiagnostics(PhaseTimes, GRPOTrainer):
         # dH = -eta Cov(log pi, w A), for natural policy gradient     (arXiv 2505.22617)
         summary["entropy/predicted"] = -learning_rate * summary["cov/weighted"]
         self._append(summary)
+        hold = getattr(self, "entropy_hold", None)
+        if hold is not None:
+            self._append(hold.metrics())
 
     def _append(self, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -17,6 +17,7 @@ from covgrpo.core import token_covariance
 from covgrpo.core.noise import token_noise
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.trl.choice import choose_weighting
+from covgrpo.trl.entropy_hold import EntropyHold
 from covgrpo.trl.gathering import gather_rows, local_part, row_keys
 from covgrpo.trl.rollouts import SharedPromptSampling
 
@@ -45,6 +46,7 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
         self.weighting = choose_weighting(self.args)
         self._weighs = not isinstance(self.weighting, NoWeighting)
         self._penalises = hasattr(self.weighting, "penalties")
+        self.entropy_hold = EntropyHold(self, self.weighting) if hasattr(self.weighting, "controller") else None
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         self._rewards_per_func: Tensor = super()._calculate_rewards(*args, **kwargs)
@@ -63,6 +65,9 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
             batch["rollout_logps"] = self._rollout_logps(batch)
             batch["row_key"] = row_keys(self, len(inputs))
             batch["advantages"] = batch["advantages"].masked_fill(self._constant_reward_rows(len(inputs)), 0.0)
+            if self.entropy_hold is not None:
+                self.entropy_hold.observe(batch)
+                self.weighting = self.entropy_hold.weighting
             if self.args.weighting_scope == "group":
                 self._weigh(batch, batch["row_key"] // self.num_generations)
         return batch
@@ -118,10 +123,14 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
         logps = batch["rollout_logps"]
         rows = gather_rows(self.accelerator, batch, logps, ids)
         arguments = [rows[name] for name in ("logps", "advantages", "mask", "ids")]
-        batch["token_cov"] = local_part(self.accelerator, token_covariance(*arguments), logps)
+        c = token_covariance(*arguments)
+        batch["token_cov"] = local_part(self.accelerator, c, logps)
         if getattr(self.weighting, "needs_noise", False):
             arguments.append(token_noise(self.args.seed, rows["row_key"], rows["mask"].shape[1]))
-        batch["token_weights"] = local_part(self.accelerator, self.weighting(*arguments), logps)
+        weights = self.weighting(*arguments)
+        if self.entropy_hold is not None:
+            self.entropy_hold.weighed(c, weights, rows["mask"])
+        batch["token_weights"] = local_part(self.accelerator, weights, logps)
         batch["unweighted"] = batch["advantages"]
         batch["advantages"] = batch["advantages"][:, None] * batch["token_weights"]
         if self._penalises:

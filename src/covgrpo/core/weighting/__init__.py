@@ -16,6 +16,7 @@ from covgrpo.core.weighting.gaussian_mad import GaussianMad
 from covgrpo.core.weighting.gaussian_one_sided import GaussianOneSided
 from covgrpo.core.weighting.gaussian_raw import GaussianRaw
 from covgrpo.core.weighting.gaussian_through import GaussianThrough, gaussian_through_weights
+from covgrpo.core.weighting.hold_entropy import HoldEntropy
 from covgrpo.core.weighting.kl_cov import KLCov
 from covgrpo.core.weighting.neutral import Neutral, neutral_weights
 from covgrpo.core.weighting.none import NoWeighting
@@ -29,6 +30,7 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "kl_cov": KLCov,
     "prob": Probability,
     "neutral": Neutral,
+    "hold_entropy": HoldEntropy,
     # Ablations of the paper's own choices.
     "gaussian_raw": GaussianRaw,
     "gaussian_centred": GaussianCentred,

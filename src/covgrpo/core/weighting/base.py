@@ -17,7 +17,8 @@ class Weighting(Protocol):
     [0, 1), which belongs to the tokens and not to their places (see ``core.noise``). A scheme that adds
     coef * |log pi - log pi_old| to the loss of some tokens has a method ``penalties`` with the same arguments that
     returns the coefficients (B, T). A scheme that must know what the loss divides a token by has a field
-    ``normaliser``, which the engine fills in (:func:`fit_normaliser`).
+    ``normaliser``, which the engine fills in (:func:`fit_normaliser`). One that is steered from step to step has a
+    field ``kappa`` and a method ``controller`` (see :class:`covgrpo.core.weighting.hold_entropy.HoldEntropy`).
     """
 
     def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:

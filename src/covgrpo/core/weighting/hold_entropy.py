@@ -1,0 +1,43 @@
+"""Covariance-neutral weights whose kappa a controller sets each step, to hold the policy's entropy at a target."""
+
+import math
+from dataclasses import dataclass
+
+from covgrpo.core.entropy_controller import KAPPA_BOUND, EntropyController
+from covgrpo.core.weighting.neutral import Neutral
+
+
+@dataclass(frozen=True)
+class HoldEntropy(Neutral):
+    """``hold_entropy``: ``neutral`` with kappa from :class:`EntropyController`, which an engine runs along.
+
+    A scheme with a method ``controller`` asks for this: the engine lets the controller observe each rollout batch and
+    weighs the batch with ``dataclasses.replace(scheme, kappa=controller.kappa)``. Called by itself it is ``neutral``.
+
+    Args:
+        kappa: of the first steps; 1 is what first-order theory says holds the entropy.
+        target: entropy to hold, nats a token; default: ``fraction`` of its mean over the first steps.
+        fraction: see ``target``.
+        bound: kappa stays in [-bound, bound].
+
+    """
+
+    target: float | None = None
+    fraction: float = 1.0
+    bound: float = KAPPA_BOUND
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        for name in ("target", "fraction", "bound"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"hold_entropy: {name} must be a finite number above 0, got {value}.")
+        if self.target is not None and self.fraction != 1.0:
+            raise ValueError(f"hold_entropy: give target ({self.target}) or fraction ({self.fraction}), not both.")
+        if abs(self.kappa) > self.bound:
+            raise ValueError(f"hold_entropy: kappa ({self.kappa}) lies outside of bound ({self.bound}).")
+
+    def controller(self) -> EntropyController:
+        """Return a new controller."""
+        return EntropyController(target=self.target, fraction=self.fraction, bound=self.bound, kappa=self.kappa)
