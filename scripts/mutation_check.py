@@ -102,6 +102,42 @@ MUTATIONS = {
         "torch.ones_like(mask, dtype=torch.bool)",
         "test_ingredient_mask",
     ),
+    "neutral: sign of the slope": (
+        "weighting/neutral.py",
+        "slope_K = ((kappa * mean_K + (centre_K - mean_K)) / variance_K)",
+        "slope_K = -((kappa * mean_K + (centre_K - mean_K)) / variance_K)",
+        "test_ingredient_neutral_slope_has_the_right_sign",
+    ),
+    "neutral: kappa": (
+        "weighting/neutral.py",
+        "(kappa * mean_K + ",
+        "(mean_K + ",
+        "test_ingredient_neutral_uses_kappa",
+    ),
+    "neutral: second pass": (
+        "weighting/neutral.py",
+        "left, open_K = left.without_clamped(line)\n        if not open_K.any():",
+        "open_K = torch.zeros_like(mean_K)\n        if True:",
+        "test_ingredient_neutral_meets_its_target_after_clamping",
+    ),
+    "neutral: clamp": (
+        "weighting/neutral.py",
+        "self.line.at(c, group).clamp(min=0)\n",
+        "self.line.at(c, group)\n        return w\n",
+        "test_ingredient_neutral_is_not_negative",
+    ),
+    "neutral: mean 1": (
+        "weighting/neutral.py",
+        "return _Solution(line, cut, total_K / size_K, ",
+        "return _Solution(line, cut, torch.ones_like(mean_K), ",
+        "test_ingredient_neutral_has_mean_one",
+    ),
+    "neutral: sample size": (
+        "weighting/neutral.py",
+        "MIN_ESS = 0.5",
+        "MIN_ESS = 1e-9",
+        "test_ingredient_neutral_keeps_half_of_the_effective_sample_size",
+    ),
 }
 
 

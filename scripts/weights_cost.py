@@ -4,16 +4,24 @@
 
 Medians of 5 after one warm-up; memory is the largest resident memory beside what the inputs take, as a fraction of the
 inputs (log-probs, mask, advantages, group ids). Default: 10 million tokens in 10,000 groups.
+The other schemes run in turn with ``gaussian``; ratios are medians of 5.
 """
 
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from covgrpo.core import gaussian_weights
+from covgrpo.core import gaussian_weights, get_weighting
+
+OTHERS = {
+    "neutral": get_weighting("neutral"),
+    "neutral, kappa 4": get_weighting("neutral", kappa=4.0),
+}
 
 
 def peak_bytes() -> int:
@@ -38,6 +46,23 @@ def main(groups: int = 10_000, generations: int = 10, length: int = 100) -> None
     print(f"seconds          {statistics.median(times[1:]):.4f} ({min(times[1:]):.4f} to {max(times[1:]):.4f})")
     own = 4 * rows * length
     print(f"memory / inputs  {(peak_bytes() - before) / given:.2f} (the weights themselves: {own / given:.2f})")
+    for name, scheme in OTHERS.items():
+        for scope, scope_ids in (("group", ids), ("batch", None)):
+            ratio = time_ratio(scheme, gaussian_weights, logps, advantages, mask, scope_ids)
+            print(f"{name}, scope {scope}: {ratio:.2f} x gaussian")
+
+
+def time_ratio(function: Callable, other: Callable, *arguments: Any) -> float:
+    """Median of 5 ratios of the times of two functions that run in turn, after a warm-up."""
+    ratios = []
+    for _ in range(6):
+        times = []
+        for run in (function, other):
+            start = time.perf_counter()
+            run(*arguments)
+            times.append(time.perf_counter() - start)
+        ratios.append(times[0] / times[1])
+    return statistics.median(ratios[1:])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Slow reference of the token weights, in plain Python floats.
 
 The method is arXiv 2605.11538; Clip-Cov and KL-Cov are arXiv 2505.22617, the probability weights arXiv 2505.12929.
+The covariance-neutral weights are least squares: minimise sum (w - 1)^2 with mean(w) = 1, w >= 0 and mean(w c) as
+asked, as far as (sum w)^2 / (N sum w^2) stays at 1/2 or above.
 
 It shares no code with `covgrpo` and uses no tensors: a group is two lists, the log-probabilities `lp` and
 the advantages `adv` of its valid tokens, and every formula stands above the loop that computes it.
@@ -54,6 +56,11 @@ def gaussian_one_sided_weights(logps, advantages, mask, group_ids=None):
 def gaussian_mad_weights(logps, advantages, mask, group_ids=None):
     """w~ with the bandwidth of the median absolute deviation."""
     return _per_group(group_mad_weights, logps, advantages, mask, group_ids)
+
+
+def neutral_weights(logps, advantages, mask, group_ids=None, kappa=1.0):
+    """w nearest to 1 that takes the mean of c to (1 - kappa) of what it was."""
+    return _per_group(lambda lp, adv: group_neutral_weights(lp, adv, kappa), logps, advantages, mask, group_ids)
 
 
 def clip_cov_weights(logps, advantages, mask, group_ids=None, noise=None, ratio=0.0002, low=1.0, high=5.0):
@@ -243,6 +250,33 @@ def group_mad_weights(lp, adv):
     if sigma <= sigma_tolerance(lp, adv):
         return [1.0 for _ in c]
     return normalised_kernel(c, sigma)
+
+
+def group_neutral_weights(lp, adv, kappa):
+    """w of one group's tokens, by bisection of the one multiplier that the KKT conditions leave."""
+    c = group_covariance(lp, adv)
+    shift = kappa * mean(c)
+    if group_sigma(c) <= sigma_tolerance(lp, adv) or shift == 0:
+        return [1.0 for _ in c]
+    # y: distance from the end of c towards which mean(w c) moves, so that mean(w y) falls by |shift|
+    y = [x - min(c) for x in c] if shift > 0 else [max(c) - x for x in c]
+    target = mean(y) - abs(shift)
+    # w = max(0, 1 - u y), made mean 1: the larger u, the smaller mean(w y) and (sum w)^2 / (N sum w^2)
+    # the largest u that leaves mean(w y) >= target and the other >= 1/2; at the upper end only y = 0 has weight
+    low, high = 0.0, 2 / min(x for x in y if x > 0)
+    for _ in range(150):
+        middle = (low + high) / 2
+        w = line_weights(y, middle)
+        enough = mean([a * b for a, b in zip(w, y, strict=True)]) >= target
+        low, high = (middle, high) if enough and mean([x * x for x in w]) <= 2 else (low, middle)
+    return line_weights(y, low)
+
+
+def line_weights(y, u):
+    """max(0, 1 - u y), made mean 1."""
+    w = [max(0.0, 1 - u * x) for x in y]
+    total = math.fsum(w)
+    return [x * len(w) / total for x in w]
 
 
 def group_mad(c):

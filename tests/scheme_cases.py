@@ -4,7 +4,7 @@ import pytest
 import reference
 import reference_through
 import torch
-from core_cases import F64, GOLDEN, batch
+from core_cases import F64, GOLDEN, batch, well_posed
 
 from covgrpo import get_weighting
 
@@ -16,6 +16,7 @@ REFERENCE = {
     "kl_cov": reference.none_weights,
     "kl_cov.penalties": reference.kl_cov_penalties,
     "prob": reference.probability_weights,
+    "neutral": reference.neutral_weights,
     "gaussian_raw": reference.gaussian_raw_weights,
     "gaussian_centred": reference.gaussian_centred_weights,
     "gaussian_one_sided": reference.gaussian_one_sided_weights,
@@ -29,7 +30,11 @@ DRAWS = ("clip_cov", "kl_cov", "kl_cov.penalties")  # take noise
 KERNELS = ("gaussian", "gaussian_through", "gaussian_raw", "gaussian_centred", "gaussian_one_sided", "gaussian_mad")
 
 
-MEAN_ONE = tuple(name for name in KERNELS if name != "gaussian_raw")
+# Without a spread of c these give 1 at every valid token.
+NEED_SPREAD = (*KERNELS, "neutral")
+
+
+MEAN_ONE = tuple(name for name in NEED_SPREAD if name != "gaussian_raw")
 NEGATIVE = ("gaussian_through",)  # weights may be
 
 
@@ -38,6 +43,7 @@ ACTIVE = {
     "clip_cov": {"ratio": 0.2, "low": -0.5, "high": 2.0},
     "kl_cov": {"ratio": 0.2, "coef": 0.7},
     "kl_cov.penalties": {"ratio": 0.2, "coef": 0.7},
+    "neutral": {"kappa": 3.0},
 }
 
 
@@ -74,6 +80,15 @@ def expected(name, inputs, noise=None, **parameters):
     return torch.tensor(REFERENCE[name](*inputs.lists(), **parameters), dtype=F64).reshape(inputs.mask.shape)
 
 
+def neutral_well_posed(lp, adv, kappa):
+    """`well_posed` for the tokens that `neutral` clamps not: their slope depends on the spread of their c alone."""
+    w = reference.group_neutral_weights(lp, adv, kappa)
+    left = [x for x, weight in zip(reference.group_covariance(lp, adv), w, strict=True) if weight > 1e-9]
+    sigma, error = reference.group_sigma(left), reference.sigma_tolerance(lp, adv) / 64
+    exact = len(set(left)) == 1
+    return well_posed(lp, adv) and (exact or (max(left) - min(left)) / sigma * (1 + abs(kappa)) * error / sigma < 1e-9)
+
+
 def random_noise(inputs, seed=0):
     return torch.rand(inputs.mask.shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
 
@@ -99,6 +114,10 @@ def valid_groups(inputs):
 #   centred       c + 1 = -2 | 1 0.5 0.5:   4/2.75 | 1/2.75 0.25/2.75 (twice)
 #   one-sided     all 0
 #   MAD           median -0.5, deviations 2.5 | 0.5 0 0, median 0.25: 2 sigma^2 = 2 (1.4826 * 0.25)^2
+# Neutral, kappa 1: mean(w c) is to be 0.
+#   group 7       w = 1 - 0.8 (c - 0.8) / 1.28; ESS 2/3
+#   group -2      w = 1 + (c + 1) / 1.375 < 0 at c = -3: clamped. A mean of 0 would leave weight on one token, ESS 1/4.
+#                 At ESS 1/2 with n = 3, u = -1/3, v = 1/18: s = -sqrt((2 * 3/4 - 1) / v) = -3, w = 4/3 (2 + 3 c)
 # Clip-Cov, ratio 0.5, -1 < c < 2: draws 2 of the candidates 0 -0.8 0.8 1.6 and 2 of 0 -0.5 -0.5, those of lowest noise.
 # KL-Cov, ratio 0.5: 2.4 1.6 and 0 -0.5; of the two -0.5 the one of lower noise.
 GOLDEN_NOISE = torch.tensor(

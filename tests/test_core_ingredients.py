@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from core_cases import F64, GOLDEN, close
+from core_cases import F64, GOLDEN, batch, close
 from scheme_cases import GOLDEN_NONZERO
 
 import covgrpo
-from covgrpo import gaussian_through_weights, gaussian_weights, get_weighting
+from covgrpo import gaussian_through_weights, gaussian_weights, get_weighting, neutral_weights
 
 # --- weightings -------------------------------------------------------------------------------------------
 
@@ -262,3 +262,61 @@ def test_ingredient_through_mean_of_advantages_over_completions():
 
 def test_ingredient_through_the_losss_normaliser():
     assert_through_sees(share="token")
+
+
+# --- of the covariance-neutral weights --------------------------------------------------------------------
+
+# c = 4 -1 -1 -1 | 1 1 0 -1, mean 1/4
+SKEWED = batch([[4.0, -1.0, -1.0, -1.0], [-1.0, -1.0, 0.0, 1.0]], [1.0, -1.0])
+SKEWED_C = [4.0, -1.0, -1.0, -1.0, 1.0, 1.0, 0.0, -1.0]
+
+
+def line_of(c, left, slope=None, height=None, target=-0.75):
+    """Height (1 - slope (c - u)), u and the right slope those of the tokens that are left; may be below 0."""
+    kept = [x for x, stays in zip(c, left, strict=True) if stays]
+    u, v = mean(kept), RIGHT["sigma"](kept) ** 2
+    slope = (u - target) / v if slope is None else slope
+    height = len(c) / len(kept) if height is None else height
+    return [height * (1 - slope * (x - u)) for x in c]
+
+
+# kappa 4: the line of all eight tokens is below 0 at c = 4, that of the other seven nowhere else.
+ALL, SEVEN = [True] * 8, [False, *[True] * 7]
+NEUTRAL_4 = [max(0.0, w) for w in line_of(SKEWED_C, SEVEN)]
+
+
+def assert_neutral_sees(broken, right=NEUTRAL_4, kappa=4.0):
+    core = neutral_weights(*SKEWED.args(), kappa=kappa).flatten().tolist()
+    assert distance(core, right) < 1e-12
+    assert distance(core, broken) > 0.02
+
+
+def test_ingredient_neutral_slope_has_the_right_sign():
+    right = line_of(SKEWED_C, ALL, target=0.0)
+    assert_neutral_sees([2 - w for w in right], right=right, kappa=1.0)  # the other sign of the slope
+
+
+def test_ingredient_neutral_uses_kappa():
+    assert_neutral_sees(line_of(SKEWED_C, ALL, target=0.0))
+
+
+def test_ingredient_neutral_is_not_negative():
+    assert min(line_of(SKEWED_C, ALL)) < -0.3
+    assert_neutral_sees(line_of(SKEWED_C, ALL))
+
+
+def test_ingredient_neutral_meets_its_target_after_clamping():
+    assert_neutral_sees([max(0.0, w) for w in line_of(SKEWED_C, ALL)])
+
+
+def test_ingredient_neutral_has_mean_one():
+    assert_neutral_sees([max(0.0, w) for w in line_of(SKEWED_C, SEVEN, height=1.0)])
+
+
+def test_ingredient_neutral_keeps_half_of_the_effective_sample_size():
+    # kappa -10: target 11/4. The tokens of c = 4 1 1 0 would reach it, with a mean of w^2 of 3.4.
+    bounded = line_of(SKEWED_C, ALL, slope=-1 / RIGHT["sigma"](SKEWED_C))
+    exact = [max(0.0, w) for w in line_of(SKEWED_C, [x >= 0 for x in SKEWED_C], target=2.75)]
+    assert mean([w * w for w in bounded]) == pytest.approx(2) and mean([w * w for w in exact]) > 3.3
+    assert mean([w * x for w, x in zip(exact, SKEWED_C, strict=True)]) == pytest.approx(2.75)
+    assert_neutral_sees(exact, right=bounded, kappa=-10.0)

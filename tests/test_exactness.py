@@ -29,8 +29,8 @@ def baseline(tmp_path_factory):
 
 
 def assert_same(actual, expected, later=1e-5):
-    """Relative 1e-5; ``later``: of the gradients after the first update, whose weights differ by rounding."""
-    torch.testing.assert_close(actual["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
+    """Relative 1e-5; ``later``: of gradients and losses after the first update, whose weights differ by rounding."""
+    torch.testing.assert_close(actual["losses"], expected["losses"], rtol=1e-5, atol=max(1e-6, later / 10))
     for update, (a, b) in enumerate(zip(actual["gradients"], expected["gradients"], strict=True)):
         assert relative(a, b) < (later if update else 1e-5)
     assert relative(actual["weights"], expected["weights"]) < 1e-5
@@ -80,8 +80,13 @@ def test_steps_per_generation_changes_nothing(tmp_path, baseline, scheme, scope,
     )
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("scheme", SCHEMES)
+# The gradient through the weights needs whole groups in the step that a scope spans; anything else is refused at start.
+WHOLE_GROUPS = [
+    (scheme, scope) for scheme in SCHEMES for scope in SCOPES if (scheme, scope) != ("gaussian_through", "batch")
+]
+
+
+@pytest.mark.parametrize(("scheme", "scope"), WHOLE_GROUPS)
 def test_a_generation_batch_of_two_optimizer_steps(tmp_path, scheme, scope):
     """TRL shuffles rows over both steps; however these are split into micro-batches, the updates are the same."""
     whole = run(tmp_path / "a", scheme, scope, size=16, steps_per_generation=2)

@@ -28,6 +28,7 @@ from scheme_cases import (
     expected,
     function,
     golden,
+    neutral_well_posed,
     random_noise,
     valid_groups,
 )
@@ -78,6 +79,10 @@ GOLDEN_RESULTS = {
     "prob": (
         [0.8103638323514326, 0.7149361205103592, 0.7406005849709838, 0.7054946916666202, 0.7020213840997256],
         [0.7054946916666202, 0.7406005849709838, 0.8103638323514326, 0.8103638323514326],
+    ),
+    "neutral": (
+        [0.0, 1.5, 2.0, 1.0, 0.5],
+        [0.0, 8 / 3, 2 / 3, 2 / 3],
     ),
     "none": (
         [1.0, 1.0, 1.0, 1.0, 1.0],
@@ -134,11 +139,12 @@ PARAMETERS = {
     "gaussian_through": st.fixed_dictionaries(
         {"normaliser": st.sampled_from(["completion", "token"]), "padded_mean": st.booleans()}
     ),
+    "neutral": st.fixed_dictionaries({"kappa": st.sampled_from([1.0, 0.0, -2.0, 0.3, 4.0, 8.0])}),
 }
 
 
 # Those with more parameters twice as often. The kernel with the gradient through it has 1,000 batches of its own.
-CASES = st.sampled_from([*REFERENCE, "clip_cov", "kl_cov.penalties"]).flatmap(
+CASES = st.sampled_from([*REFERENCE, "clip_cov", "kl_cov.penalties", "neutral"]).flatmap(
     lambda name: st.tuples(st.just(name), PARAMETERS.get(name, st.just({})))
 )
 
@@ -153,6 +159,8 @@ def determined(name, parameters, lp, adv, rows):
         return clear_of_bounds(lp, adv, parameters["low"], parameters["high"])
     if name == "kl_cov.penalties":
         return clear_choice(lp, adv, reference.count(parameters["ratio"], len(lp)))
+    if name == "neutral":
+        return neutral_well_posed(lp, adv, parameters["kappa"])
     return well_posed(lp, adv) and (name != "gaussian_mad" or mad_well_posed(lp, adv))
 
 
@@ -198,7 +206,8 @@ def clear_choice(lp, adv, count):
     cut = sorted(c, reverse=True)[count - 1]
     near = [k for k, x in enumerate(c) if abs(x - cut) <= 2 * rounding(lp, adv, cut)]
     chosen_for_certain = sum(x > cut for k, x in enumerate(c) if k not in near)
-    alike = len({(lp[k], adv[k]) for k in near}) == 1 or not any(c)
+    flat = max(abs(a - reference.mean(adv)) for a in adv) <= reference.EQUAL_ADVANTAGES  # c is exactly 0
+    alike = len({(lp[k], adv[k]) for k in near}) == 1 or flat
     return alike or chosen_for_certain + len(near) == count
 
 

@@ -21,7 +21,7 @@ from scheme_cases import (
     DRAWS,
     EVERY,
     GOLDEN_NOISE,
-    KERNELS,
+    NEED_SPREAD,
     active,
     expected,
     golden,
@@ -34,16 +34,16 @@ from covgrpo.core.noise import token_noise
 # --- edge cases -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NEED_SPREAD)
 @pytest.mark.parametrize("advantages", [[0.3, 0.3, 0.3], [0.3, 0.3 + 1e-9, 0.3]])
-def test_kernels_without_spread_give_ones(name, advantages):
+def test_schemes_without_spread_give_ones(name, advantages):
     inputs = batch(LOGPS_34, advantages, MASK_34)
     close(active(name)(inputs), inputs.mask.to(F64), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", NEED_SPREAD)
 @pytest.mark.parametrize("logp", [-0.1, -1e4 / 3])
-def test_kernels_of_equal_logps_give_ones(name, logp):
+def test_schemes_of_equal_logps_give_ones(name, logp):
     inputs = batch([[logp] * 4] * 3, [0.3, -1.1, 1e6 / 7], MASK_34)
     close(active(name)(inputs), inputs.mask.to(F64), rtol=0, atol=0)
 
@@ -179,6 +179,7 @@ WRONG = [
     ("clip_cov", {"high": NAN}, "high"),
     ("kl_cov", {"coef": -1e-9}, "coef"),
     ("kl_cov", {"coef": NAN}, "coef"),
+    *(("neutral", {"kappa": value}, "kappa") for value in [NAN, INF, -INF]),
 ]
 
 
@@ -206,6 +207,8 @@ def test_parameter_of_a_wrong_type_is_a_value_error(parameters):
         ("kl_cov", {"ratio": 0.2, "coef": 0.1}),
         ("prob", {"alpha": 0.0}),
         ("prob", {"alpha": 1}),
+        ("neutral", {"kappa": -2.5}),
+        ("neutral", {"kappa": 0}),
     ],
 )
 def test_parameters_are_set(name, parameters):
@@ -218,6 +221,7 @@ def test_default_parameters():
     assert (clip_cov.ratio, clip_cov.low, clip_cov.high) == (0.0002, 1.0, 5.0)
     assert (kl_cov.ratio, kl_cov.coef) == (0.002, 1.0)
     assert get_weighting("prob").alpha == 0.3
+    assert get_weighting("neutral").kappa == 1.0
 
 
 @pytest.mark.parametrize("name", covgrpo.WEIGHTINGS)

@@ -1,6 +1,7 @@
 """The script that makes a small model for countdown: its tokenizer, and what it saves."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from covgrpo.errors import UserError
 from covgrpo.evaluation import EvalSettings, evaluate
 from covgrpo.evaluation.evaluate import encode_prompt
 from covgrpo.models import load_model
-from covgrpo.tasks import PromptFormat, is_eval_question, load_task
+from covgrpo.tasks import PromptFormat, countdown_tries, is_eval_question, load_task
 from covgrpo.tasks.countdown import score
 from covgrpo.verify import VerifierPool
 
@@ -53,6 +54,65 @@ def test_training_rows_are_prompt_and_answer_and_of_the_train_split_alone():
         assert score(payload, answer) == 1.0
 
 
+# --- traces of tries -----------------------------------------------------------------------------------------------
+
+
+def test_batches_of_traces_are_of_the_train_split_alone_and_come_from_the_seed():
+    tokenizer, task = small_model.make_tokenizer("tries"), load_task("countdown:?style=tries")
+    first, again, other = (small_model.trace_batches(task, tokenizer, 40, seed, harder=0.25) for seed in (0, 0, 1))
+    given = Counter()
+    for _ in range(5):
+        ids, labels = next(first)
+        assert all(torch.equal(a, b) for a, b in zip((ids, labels), next(again), strict=True))
+        assert not torch.equal(ids[:, :8], next(other)[0][:, :8])
+        for row, wanted in zip(ids, labels, strict=True):
+            question, _, trace = tokenizer.decode(row, skip_special_tokens=True).partition(":")
+            assert not is_eval_question(question)
+            assert tokenizer.decode(wanted[wanted != small_model.IGNORED]) == trace + "<eos>"
+            numbers, target = question.split("=")
+            payload = {"numbers": [int(number) for number in numbers.split()], "target": int(target)}
+            assert countdown_tries.score(payload, trace) == 1.0
+            given[len(payload["numbers"])] += 1
+    assert set(given) == {3, 4} and 20 < given[4] < 80
+
+
+def test_one_token_a_character_of_a_trace():
+    tokenizer = small_model.make_tokenizer("tries")
+    text = "3+4=7 7*5=35 x;5-3=2 2*4=8!"
+    ids = tokenizer.encode(text)
+    assert len(ids) == len(text) and tokenizer.unk_token_id not in ids
+    assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
+
+
+def test_the_rate_is_a_cosine_or_constant_with_a_straight_end():
+    def rates(*arguments: str) -> list[float]:
+        options = small_model.parse(["--output", "x", "--steps", "400", *arguments])
+        return [small_model.rate(step, options) for step in range(401)]
+
+    cosine, straight = rates(), rates("--style", "tries", "--decay-steps", "100")
+    assert cosine[0] == straight[0] == 1 / 41
+    assert cosine[200] == pytest.approx(0.5) and cosine[400] == pytest.approx(0.0)
+    assert straight[40:301] == [1.0] * 261
+    assert straight[350] == 0.5 and straight[399] == 0.01
+
+
+def test_parts_by_length_give_the_gradient_of_the_whole_batch():
+    tokenizer, task = small_model.make_tokenizer("tries"), load_task("countdown:?style=tries")
+    ids, labels = next(small_model.trace_batches(task, tokenizer, 7, 0, harder=0.25))
+    found = []
+    for num_parts in (1, 3, 20):
+        model = small_model.make_model(tokenizer, 0)
+        loss = small_model.backward(model, ids, labels, num_parts)
+        found.append((loss, torch.cat([p.grad.flatten() for p in model.parameters()])))
+    assert found[0][0] == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-6)
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-3, atol=1e-6)
+    parts = small_model.split_by_length(ids, labels, tokenizer.pad_token_id, 3)
+    assert [len(part) for part, _ in parts] == [3, 2, 2]
+    assert sum(part.numel() for part, _ in parts) < ids.numel()
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     """The process's number of threads is its own again afterwards."""
@@ -80,6 +140,22 @@ def test_a_few_steps_give_a_model_folder(tmp_path, capsys, threads):
     assert found.n == 3 and found.unscored == 0
 
 
+@pytest.mark.slow
+def test_a_few_steps_on_traces_give_a_model_folder(tmp_path, capsys, threads):
+    arguments = ["--style", "tries", "--steps", "3", "--batch-size", "8", "--harder", "0.5", "--eval-problems", "2"]
+    outputs = [tmp_path / "a", tmp_path / "b"]
+    for output in outputs:
+        small_model.main(["--output", str(output), *arguments])
+    shown = capsys.readouterr().out
+    assert "countdown:?style=tries: held-out accuracy over 2 problems: greedy 0." in shown
+    assert "countdown:?numbers=4&style=tries: held-out accuracy over 2 problems" in shown
+    weights = [(output / "model.safetensors").read_bytes() for output in outputs]
+    assert weights[0] == weights[1], "the seed decides everything"
+    model, tokenizer = load_model(str(outputs[0]))
+    assert model.config.max_position_embeddings == 512 and 1e6 < model.num_parameters() < 2e6
+    assert tokenizer.decode(tokenizer.encode("x;!")) == "x;!"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -87,6 +163,10 @@ def test_a_few_steps_give_a_model_folder(tmp_path, capsys, threads):
         (["--steps", "0"], "--steps is 0; it must be above 0"),
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--numbers", "9"], "numbers must lie between 2 and 6"),
+        (["--decay-steps", "0"], "--decay-steps is 0; it must be above 0"),
+        (["--style", "tries", "--harder", "1"], "--harder is 1.0; it must be at least 0 and below 1"),
+        (["--harder", "0.5"], "--harder is 0.5, which --style compact does not have"),
+        (["--style", "tries", "--harder", "0.5", "--numbers", "6"], "numbers must lie between 2 and 6"),
     ],
 )
 def test_wrong_input_is_refused(tmp_path, threads, arguments, words):

@@ -155,6 +155,15 @@ def test_every_method_trains(tmp_path, method):
         ),
         ({"weighting": "gaussian_through", "importance_sampling_level": "sequence"}, "not 'sequence'"),
         ({"weighting": "gaussian_through", "top_entropy_quantile": 0.2}, "top_entropy_quantile=1.0, not 0.2"),
+        (
+            {
+                "weighting": "gaussian_through",
+                "weighting_scope": "batch",
+                "steps_per_generation": 2,
+                "gradient_accumulation_steps": 1,
+            },
+            r"steps_per_generation \(2\) must not exceed gradient_accumulation_steps \(1\)",
+        ),
         ({"weighting": "gaussian_through", "mask_truncated_completions": True}, "mask_truncated_completions=False"),
     ],
 )

@@ -12,6 +12,7 @@ _EXPORTS = {
     "token_covariance": "covgrpo.core",
     "gaussian_weights": "covgrpo.core",
     "gaussian_through_weights": "covgrpo.core",
+    "neutral_weights": "covgrpo.core",
     "WEIGHTINGS": "covgrpo.core",
     "get_weighting": "covgrpo.core",
 }
@@ -21,6 +22,7 @@ __all__ = [
     "gaussian_through_weights",
     "gaussian_weights",
     "get_weighting",
+    "neutral_weights",
     "token_covariance",
 ]
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         gaussian_through_weights,
         gaussian_weights,
         get_weighting,
+        neutral_weights,
         token_covariance,
     )
 

@@ -8,6 +8,7 @@ from covgrpo.core.weighting import (
     gaussian_through_weights,
     gaussian_weights,
     get_weighting,
+    neutral_weights,
 )
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "gaussian_through_weights",
     "gaussian_weights",
     "get_weighting",
+    "neutral_weights",
     "token_covariance",
 ]

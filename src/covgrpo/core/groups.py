@@ -116,7 +116,7 @@ class GroupedTokens:
 
     def median(self, function: TokenFunction) -> Tensor:
         """Median of ``function`` over each group's valid tokens: (K,); 0 for a group without any. O(N log N)."""
-        values, group = self._flat(function)
+        values, group = self.flat(function)
         order = _lexsort(group, values)
         size_K = torch.bincount(group, minlength=self.num_groups)
         first_K = size_K.cumsum(0) - size_K
@@ -148,7 +148,7 @@ class GroupedTokens:
         marked[row[chosen], column[chosen]] = True
         return marked
 
-    def _flat(self, function: TokenFunction) -> tuple[Tensor, Tensor]:
+    def flat(self, function: TokenFunction) -> tuple[Tensor, Tensor]:
         """Return the values at all valid tokens, (N,), and their groups, (N,)."""
         parts = [(function(block)[block.mask], block) for _, block in self.blocks()]
         if not parts:

@@ -27,7 +27,7 @@ _DEFAULTS = {
     "eval_fraction": DEFAULT_EVAL_FRACTION,
 }
 _BOUNDS = {"numbers": (2, 6), "largest": (1, 1000), "max_target": (1, 1000)}
-_STYLES = ("words", "compact")
+_STYLES = ("words", "compact", "tries")
 _MAX_LENGTH = 200
 _MAX_STREAK = 10_000  # of draws without a new question: the space is as good as used up
 _EXPRESSION = re.compile(rf"[0-9+\-*/() ]{{1,{_MAX_LENGTH}}}")
@@ -37,6 +37,19 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+
+
+@dataclass(frozen=True)
+class Step:
+    """``a sign b = value``: one operation of a solution."""
+
+    a: int
+    sign: str
+    b: int
+    value: int
+
+    def __str__(self) -> str:
+        return f"{self.a}{self.sign}{self.b}={self.value}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,9 @@ class CountdownTask(GeneratedTask):
         numbers: How many are given, 2 to 6.
         largest: The given numbers lie in [1, largest].
         max_target: The target lies in [1, max_target].
-        style: ``words``: a sentence; ``compact``: ``3 5 7 = 22``, for models with a small alphabet.
+        style: ``words``: a sentence; ``compact``: ``3 5 7 = 22``, for models with a small alphabet; ``tries``:
+            ``3 4 5=8``, to be answered by a trace of tries, see :mod:`covgrpo.tasks.countdown_tries`. Its solutions
+            have no intermediate result above twice the larger of ``largest`` and ``max_target``.
         eval_fraction: See :func:`covgrpo.tasks.base.is_eval_question`.
 
     Raises:
@@ -76,6 +91,11 @@ class CountdownTask(GeneratedTask):
         if self.style not in _STYLES:
             raise UserError(f"Task 'countdown:': style must be {' or '.join(_STYLES)}, not {self.style!r}.")
 
+    @property
+    def verifier(self) -> str:
+        """Import path of the style's ``score``."""
+        return f"{__name__}_tries:score" if self.style == "tries" else f"{__name__}:score"
+
     @staticmethod
     def info() -> list[TaskInfo]:
         """The entry of the task list."""
@@ -86,26 +106,36 @@ class CountdownTask(GeneratedTask):
         rng = random.Random(derived_seed("countdown", seed))  # noqa: S311 (not cryptography)
         for _ in range(50 * n + 20_000):
             given = sorted(rng.randint(1, self.largest) for _ in range(self.numbers))
-            target, answer = _random_expression(given, rng)
-            if target <= self.max_target:
+            target, answer, steps = random_solution(given, rng)
+            if self.style == "tries":
+                answer = f"{' '.join(map(str, steps))}!"
+            if target <= self.max_target and (self.style != "tries" or self.is_easy(steps)):
                 yield self._problem(given, target, answer)
 
     def _problem(self, given: list[int], target: int, answer: str) -> Problem:
         texts = [str(number) for number in given]
         compact = f"{' '.join(texts)} = {target}"
         listed = f"{', '.join(texts[:-1])} and {texts[-1]}"
-        words = f"Use each of {listed} once, with + - * / and parentheses, to make {target}."
-        question = compact if self.style == "compact" else words
-        return Problem(compact, question, answer, {"numbers": given, "target": target})
+        questions = {
+            "words": f"Use each of {listed} once, with + - * / and parentheses, to make {target}.",
+            "compact": compact,
+            "tries": f"{' '.join(texts)}={target}",
+        }
+        return Problem(compact, questions[self.style], answer, {"numbers": given, "target": target})
+
+    def is_easy(self, steps: list[Step]) -> bool:
+        """Whether no result is above twice the larger of ``largest`` and ``max_target``."""
+        return all(step.value <= 2 * max(self.largest, self.max_target) for step in steps)
 
 
-def _random_expression(given: list[int], rng: random.Random) -> tuple[int, str]:
+def random_solution(given: list[int], rng: random.Random) -> tuple[int, str, list[Step]]:
     """Join two random terms by a random operation that gives a positive integer, until one term is left.
 
     Returns:
-        Value and text, without spaces; every operation but the outermost is in parentheses.
+        Value; text of the expression, without spaces, every operation but the outermost in parentheses; the operations
+        in the order in which they were chosen.
     """
-    terms = [(number, str(number)) for number in given]
+    terms, steps = [(number, str(number)) for number in given], []
     while len(terms) > 1:
         (a, left), (b, right) = (terms.pop(rng.randrange(len(terms))) for _ in range(2))
         results = [("+", a + b), ("*", a * b)]
@@ -114,8 +144,9 @@ def _random_expression(given: list[int], rng: random.Random) -> tuple[int, str]:
         if a % b == 0:
             results.append(("/", a // b))
         sign, value = rng.choice(results)
+        steps.append(Step(a, sign, b, value))
         terms.append((value, f"({left}{sign}{right})" if terms else f"{left}{sign}{right}"))
-    return terms[0]
+    return *terms[0], steps
 
 
 def score(payload: dict[str, Any], answer: str) -> float:

@@ -34,4 +34,10 @@ def choose_weighting(args: Any) -> Weighting:
             f"weighting={args.weighting!r} needs mask_truncated_completions=False: without its truncated completions "
             "the advantages of a group no longer have mean 0."
         )
+    if args.weighting_scope == "batch" and args.steps_per_generation > args.gradient_accumulation_steps:
+        raise ValueError(
+            f"weighting={args.weighting!r} needs whole groups: with weighting_scope='batch' steps_per_generation "
+            f"({args.steps_per_generation}) must not exceed gradient_accumulation_steps "
+            f"({args.gradient_accumulation_steps}), as TRL then deals the completions of a group to several steps."
+        )
     return fit_normaliser(weighting, NORMALISERS.get(args.loss_type), f"loss_type={args.loss_type!r}")

@@ -21,6 +21,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "gaussian_centred": {"weighting": "gaussian_centred"},
     "gaussian_one_sided": {"weighting": "gaussian_one_sided"},
     "gaussian_mad": {"weighting": "gaussian_mad"},
+    # The least change of the weights that takes the mean covariance of the step to 0.
+    "neutral": {"weighting": "neutral", "weighting_scope": "batch"},
     # Clip-Cov and KL-Cov (arXiv 2505.22617): statistics over the whole step and no PPO clipping, as in their recipe.
     "clip_cov": {"weighting": "clip_cov", "weighting_scope": "batch", "epsilon": NO_CLIPPING},
     "kl_cov": {"weighting": "kl_cov", "weighting_scope": "batch", "epsilon": NO_CLIPPING},

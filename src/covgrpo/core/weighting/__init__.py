@@ -17,6 +17,7 @@ from covgrpo.core.weighting.gaussian_one_sided import GaussianOneSided
 from covgrpo.core.weighting.gaussian_raw import GaussianRaw
 from covgrpo.core.weighting.gaussian_through import GaussianThrough, gaussian_through_weights
 from covgrpo.core.weighting.kl_cov import KLCov
+from covgrpo.core.weighting.neutral import Neutral, neutral_weights
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.core.weighting.prob import Probability
 
@@ -27,6 +28,7 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "clip_cov": ClipCov,
     "kl_cov": KLCov,
     "prob": Probability,
+    "neutral": Neutral,
     # Ablations of the paper's own choices.
     "gaussian_raw": GaussianRaw,
     "gaussian_centred": GaussianCentred,
@@ -41,6 +43,7 @@ __all__ = [
     "gaussian_through_weights",
     "gaussian_weights",
     "get_weighting",
+    "neutral_weights",
 ]
 
 

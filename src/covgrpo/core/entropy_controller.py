@@ -1,0 +1,161 @@
+"""A controller that holds the policy's entropy: kappa of each step's covariance-neutral weights, from what was measured.
+
+To first order an update changes the entropy in proportion to the covariance that it is weighted to (arXiv 2505.22617).
+How strongly, and what else moves the entropy (Adam is no natural gradient, sampled tokens stand for the distribution),
+differs by four orders of magnitude between runs. So both are measured while the run goes on. The model of a step is
+
+    H' = H - eta r + d        r = mean(w c), the covariance that the step's weights reach: (1 - kappa) mean(c)
+    y  = H + noise            y: mean entropy of the rollouts' tokens; noise: its standard error, known from the batch
+
+with eta (nats by nats x advantage) and d (nats a step) unknown. It is linear in the state (H, eta, d), so a Kalman
+filter estimates all three. Each step then asks for the r that brings the entropy to its target within HORIZON steps,
+
+    -eta r + d = (target - H) / HORIZON,        kappa = 1 - r / mean(c).
+
+d is the integral action: a drift that remains is learnt, and the entropy has no lasting error. What the filter is told
+is the r that was reached, not the one that was asked for, so a bounded kappa winds nothing up. While eta is uncertain
+the answer is divided by E[eta^2] / E[eta] instead of E[eta], which asks for less (a cautious controller, Astrom and
+Wittenmark, Adaptive Control, chapter 7).
+
+Nothing here is tuned to a task. Before anything is known, eta and d are of the size whose effect over WARM_UP steps
+would just be as large as the noise of one measurement.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+WARM_UP = 10  # steps at kappa 1, whose mean entropy is the target unless another is given
+HORIZON = 12  # steps in which an error is to be gone
+MEMORY = 50  # steps over which the noise and mean(c) are averaged
+FORGETTING = 0.01  # standard deviation by which eta and d may move in a step, as a fraction of their size
+KAPPA_BOUND = 8.0
+
+
+@dataclass
+class EntropyController:
+    """Kappa from measured entropies; plain floats, so that its state is a JSON object and equal on all processes.
+
+    Each step: :meth:`observe` the rollouts, weigh them with ``kappa``, :meth:`advance`.
+
+    Args:
+        target: entropy to hold, nats a token; ``None``: ``fraction`` of the mean over the first WARM_UP steps.
+        fraction: of that mean.
+        bound: kappa lies in [-bound, bound].
+
+    Attributes:
+        kappa: for the weights of the current rollout batch.
+        entropy: the filter's estimate, nats a token; NaN before the first measurement.
+        eta: fall of the entropy by covariance reached.
+        drift: nats a step that the covariance does not explain.
+
+    """
+
+    target: float | None = None
+    fraction: float = 1.0
+    bound: float = KAPPA_BOUND
+
+    kappa: float = 1.0
+    entropy: float = math.nan
+    eta: float = 0.0
+    drift: float = 0.0
+    # Error covariance of (entropy, eta, drift), symmetric, by rows.
+    errors: list[list[float]] = field(default_factory=lambda: [[0.0] * 3 for _ in range(3)])
+    measured: int = 0  # steps
+    first_sum: float = 0.0  # of the entropies of the first steps
+    noise: float = 0.0  # variance of a measurement
+    mean_c: float = 0.0  # of a step, averaged
+    mean_c_variance: float = 0.0  # of a step's mean
+    unit: float = 0.0  # nats a step: what could happen in WARM_UP steps without being seen
+
+    def observe(self, entropy: float, variance: float, mean_c: float) -> float:
+        """Take in a rollout batch and return ``kappa`` for it.
+
+        Args:
+            entropy: mean over the batch's valid tokens, nats.
+            variance: squared standard error of that mean.
+            mean_c: mean token covariance of the batch, as GRPO would have it, nats x advantage.
+
+        """
+        self.measured += 1
+        share = 1 / min(self.measured, MEMORY)
+        self.noise += (variance - self.noise) * share
+        change = mean_c - self.mean_c
+        self.mean_c += change * share
+        self.mean_c_variance += (change * (mean_c - self.mean_c) - self.mean_c_variance) * share
+        if self.measured == 1:
+            self.entropy = entropy
+            self.errors[0][0] = self.noise
+        else:
+            self._correct(entropy)
+        self._set_target(entropy)
+        if self.measured >= WARM_UP:
+            self.kappa = self._kappa()
+        return self.kappa
+
+    def advance(self, reached: float) -> None:
+        """Predict what the update does to the entropy, given the ``reached`` mean(w c) of its weights."""
+        if self.unit == 0.0:
+            self._guess()
+        (HH, He, Hd), (_, ee, ed), (_, _, dd) = self.errors
+        r = reached
+        self.entropy += self.drift - self.eta * r
+        # F P F' with F = [[1, -r, 1], [0, 1, 0], [0, 0, 1]], plus what eta and d may have moved
+        HH = HH + r * r * ee + dd + 2 * (-r * He + Hd - r * ed)
+        He, Hd = He - r * ee + ed, Hd - r * ed + dd
+        ee += (FORGETTING * self.eta) ** 2
+        dd += (FORGETTING * self.unit) ** 2
+        self.errors = [[HH, He, Hd], [He, ee, ed], [Hd, ed, dd]]
+
+    def state_dict(self) -> dict[str, object]:
+        """Return everything as plain numbers and lists; floats survive JSON to the last bit."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, object]) -> "EntropyController":
+        """Restore a controller.
+
+        Raises:
+            ValueError: a missing or unknown name.
+
+        """
+        names = {one.name for one in dataclasses.fields(cls)}
+        if set(state) != names:
+            wrong = ", ".join(sorted(names.symmetric_difference(state)))
+            raise ValueError(f"the saved state of the entropy controller does not fit this version: {wrong}.")
+        return cls(**state)  # type: ignore[arg-type]  # (written by state_dict)
+
+    def _guess(self) -> None:
+        """Set eta and d, and how uncertain they are, before anything is known of them."""
+        self.unit = math.sqrt(max(self.noise, 1e-12)) / WARM_UP
+        self.eta = self.unit / max(abs(self.mean_c), 1e-6)
+        self.errors[1][1], self.errors[2][2] = self.eta**2, self.unit**2
+
+    def _correct(self, entropy: float) -> None:
+        """Kalman's measurement update: x += k (y - H), P -= k P_H with k = P_H / (P_HH + R)."""
+        row = list(self.errors[0])
+        total = row[0] + self.noise
+        if total <= 0:
+            return
+        gain, surprise = [value / total for value in row], entropy - self.entropy
+        least = 1e-3 * self.eta
+        self.entropy += gain[0] * surprise
+        self.eta = max(self.eta + gain[1] * surprise, least)  # it is positive, whatever the noise says
+        self.drift += gain[2] * surprise
+        self.errors = [[self.errors[i][j] - gain[i] * row[j] for j in range(3)] for i in range(3)]
+
+    def _set_target(self, entropy: float) -> None:
+        if self.measured <= WARM_UP:
+            self.first_sum += entropy
+            if self.target is None and self.measured == WARM_UP:
+                self.target = self.fraction * self.first_sum / WARM_UP
+
+    def _kappa(self) -> float:
+        """-eta r + d = (target - H) / HORIZON, solved for r with a cautious eta; kappa = 1 - r / mean(c)."""
+        assert self.target is not None  # noqa: S101 (set in the WARM_UP-th step)
+        wanted = (self.target - self.entropy) / HORIZON
+        r = (self.drift - wanted) * self.eta / (self.eta**2 + self.errors[1][1])
+        # A mean within its own standard error has no sign to go by.
+        least = math.sqrt(max(self.mean_c_variance, 0.0) / min(self.measured, MEMORY))
+        mean_c = self.mean_c if abs(self.mean_c) > least else max(least, 1e-12)
+        return min(max(1 - r / mean_c, -self.bound), self.bound)
