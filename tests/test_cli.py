@@ -74,7 +74,7 @@ BAD_OPTIONS = {
     "no reward": (["--correctness-weight", "0"], "correctness_weight and format_weight are both 0"),
     "method": (["--method", "gausian"], "unknown method 'gausian'; known: grpo, gaussian, "),
     "near method": (["--method", "gausian"], "Did you mean 'gaussian'?"),
-    "weighting": (["--weighting", "gausian"], "unknown weighting 'gausian'; known: gaussian, none, "),
+    "weighting": (["--weighting", "gausian"], "unknown weighting 'gausian'; known: gaussian, gaussian_through, "),
     "near weighting": (["--weighting", "gausian"], "or module:Class. Did you mean 'gaussian'?"),
     "own weighting": (["--weighting", "no.such:Class"], "weighting 'no.such:Class' cannot be imported"),
     "weighting_kwargs": (["--weighting-kwargs", "x=1"], "weighting 'gaussian' does not take {'x': 1}"),

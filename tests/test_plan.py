@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from tiny import tiny_model, tiny_tokenizer
+from transformers import TrainingArguments
+from trl import GRPOConfig
 
 from covgrpo.cli import main
 from covgrpo.evaluation.table import COLUMNS, PAPER
@@ -109,6 +111,46 @@ def test_the_recipes_leave_no_deciding_option_to_a_default(size):
             key = line.partition(":")[0]
             if key in options and key not in ("trl", "system_prompt"):  # whose sources stand in the lines about them
                 assert source.search(line), line
+
+
+# TRL's own options that decide nothing of these runs, by the reason.
+UNDECIDING_OF_TRL = {
+    # of other loss types, of models with a router, tools or images, of adapters
+    *("sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg"),
+    *("vespo_lambda_neg", "router_aux_loss_coef", "max_tool_calling_iterations", "log_multimodal", "trust_remote_code"),
+    # of terms that the recipes switch off
+    *("ref_model_mixup_alpha", "ref_model_sync_steps", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta"),
+    *("entropy_target", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_max"),
+    *("vllm_importance_sampling_clip_min", "vllm_importance_sampling_cap"),
+    # clipping, which never acts on-policy; dropout, which these models have none of
+    *("epsilon", "epsilon_high", "disable_dropout"),
+    # how the batch is cut and padded, which the update does not depend on
+    *("generation_batch_size", "steps_per_generation", "pad_to_multiple_of", "ds3_gather_for_generation"),
+    # who samples, and what the sampler is made of
+    *("use_vllm", "vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode", "vllm_structured_outputs_regex"),
+    *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
+    *("vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "use_transformers_continuous_batching"),
+    *("transformers_continuous_batching_config", "use_transformers_paged", "cache_implementation"),
+    # the model's files, precision and chat template: the run loads the model by its own options
+    *("model_init_kwargs", "cast_lm_head_to_fp32", "chat_template_kwargs"),
+    # the order of the prompts, another than the authors' in any case
+    "shuffle_dataset",
+    # evaluation and logs
+    *("num_generations_eval", "log_completions", "num_completions_to_print", "log_unique_prompts"),
+    "log_completions_hub_repo",
+}
+
+
+@pytest.mark.parametrize("size", AUTHORS_BY_SIZE)
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_the_recipes_leave_no_deciding_option_of_trl_to_a_default(size, method):
+    """A term that TRL has added since, such as its factor on the KL penalty, acts unless the recipe says otherwise."""
+    of_transformers = {field.name for field in dataclasses.fields(TrainingArguments)}
+    of_trl = {field.name for field in dataclasses.fields(GRPOConfig)} - of_transformers
+    options = paper_recipe(size, method)[1]
+    decided = set(options) | set(options["trl"]) | {"reward_weights", "generation_kwargs"}
+    assert of_trl - decided == UNDECIDING_OF_TRL
+    assert not UNDECIDING_OF_TRL & decided
 
 
 def test_the_recipes_differ_in_the_method_alone():
