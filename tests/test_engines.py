@@ -74,6 +74,9 @@ def test_skyrl_refuses_what_cannot_be_exact():
     penalising = type("KL", (Trainer,), {"token_weighting": get_weighting("kl_cov")})
     with pytest.raises(UserError, match="penalty"):
         penalising().compute_advantages_and_returns(skyrl_batch())
+    steered = type("Held", (Trainer,), {"token_weighting": get_weighting("hold_entropy")})
+    with pytest.raises(UserError, match="neutral with a fixed kappa"):
+        steered().compute_advantages_and_returns(skyrl_batch())
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,8 @@ def test_tinkers_wrong_input_is_named():
         WeightedPolicyGradient(UIDS)(data, logprobs)
     with pytest.raises(ValueError, match="penalty"):
         WeightedPolicyGradient(UIDS, get_weighting("kl_cov"))
+    with pytest.raises(ValueError, match="from batch to batch"):
+        WeightedPolicyGradient(UIDS, get_weighting("hold_entropy"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tinker") is None, reason="tinker is not installed")

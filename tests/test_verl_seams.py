@@ -22,6 +22,8 @@ def trainer_base():
     """A module like verl.trainer.ppo.v1.trainer_base: a trainer that calls the module's advantage function."""
     module = ModuleType("verl.trainer.ppo.v1.trainer_base")
     source = """
+    from pathlib import Path
+
     def compute_advantage_for_multi_trajectories(data, batch_keys, adv_estimator=None, config=None):
         return data
 
@@ -32,6 +34,12 @@ def trainer_base():
         def _compute_advantage(self, batch, metrics):
             compute_advantage_for_multi_trajectories(batch.data, batch_keys=batch.keys, config=None)
             return batch
+
+        def _save_checkpoint(self):
+            (Path(self.config["trainer"].default_local_dir) / f"global_step_{self.global_steps}").mkdir(parents=True)
+
+        def _load_checkpoint(self):
+            self.global_steps = self.config["trainer"].latest
     """
     exec(textwrap.dedent(source), module.__dict__)
     return module
@@ -40,6 +48,7 @@ def trainer_base():
 def legacy():
     module = ModuleType("verl.trainer.ppo.ray_trainer")
     source = """
+    from pathlib import Path
     from types import SimpleNamespace
 
     def compute_advantage(data, adv_estimator=None, config=None):
@@ -55,6 +64,12 @@ def legacy():
         def fit(self, data):
             data = compute_advantage(data, config=None)
             return self._update_actor(data).meta_info["metrics"]
+
+        def _save_checkpoint(self):
+            (Path(self.config["trainer"].default_local_dir) / f"global_step_{self.global_steps}").mkdir(parents=True)
+
+        def _load_checkpoint(self):
+            self.global_steps = self.config["trainer"].latest
     """
     exec(textwrap.dedent(source), module.__dict__)
     return module
@@ -168,6 +183,8 @@ class PPOTrainer:
     def __init__(self, config):
         print("built")
     def _compute_advantage(self, batch, metrics): ...
+    def _save_checkpoint(self): ...
+    def _load_checkpoint(self): ...
 def compute_advantage_for_multi_trajectories(data, batch_keys, config=None): ...
 """
 
@@ -263,3 +280,65 @@ def test_the_entry_point_is_declared():
         pytest.skip("the installed covgrpo is older than its entry point: pip install -e . again")
     assert points[0].value == "covgrpo.verl"
     assert importlib.import_module(points[0].value).weigh_batch is weigh_batch
+
+
+class Config(dict):
+    """Like verl's config: sections by attribute where the trainer reads them so."""
+
+    @property
+    def trainer(self):
+        return self["trainer"]
+
+
+def holding(folder, latest=0, **options):
+    found = Config(config({"weighting": "hold_entropy", "scope": "batch"}))
+    found["trainer"] = SimpleNamespace(
+        default_local_dir=str(folder), latest=latest, **{"resume_mode": "auto", **options}
+    )
+    return found
+
+
+def advance(module, trainer, seeds):
+    """Kappas of training batches, through either trainer's own way."""
+    kappas = []
+    for seed in seeds:
+        data, metrics = make_data(seed), {}
+        if hasattr(module, "PPOTrainer"):
+            trainer._compute_advantage(SimpleNamespace(data=data, keys=keys_of(data)), metrics=metrics)
+        else:
+            metrics = {name: value[0] for name, value in trainer.fit(data).items() if name.startswith("hold/")}
+        kappas.append(metrics["hold/kappa"])
+    return kappas
+
+
+@pytest.mark.parametrize("make_module", [trainer_base, legacy])
+def test_a_held_entropy_goes_on_from_verls_checkpoint(tmp_path, make_module):
+    """12 batches in one go, and in two parts with a checkpoint between them: the same kappas."""
+    module = make_module()
+    seams.watch(module, by_variable=True)
+    build = module.PPOTrainer if hasattr(module, "PPOTrainer") else module.RayPPOTrainer
+    whole = advance(module, build(holding(tmp_path / "none")), range(16))
+    assert whole[:9] == [1.0] * 9 and len(set(whole[9:])) == 7
+    first = build(holding(tmp_path))
+    kappas = advance(module, first, range(12))
+    first.global_steps = 12
+    first._save_checkpoint()
+    saved = tmp_path / "global_step_12" / seams.STATE_FILE
+    for options in ({}, {"resume_mode": "resume_path", "resume_from_path": str(saved.parent)}):
+        second = build(holding(tmp_path, latest=12, **options))
+        second._load_checkpoint()
+        assert kappas + advance(module, second, range(12, 16)) == whole
+    saved.unlink()
+    with pytest.raises(UserError, match=r"covgrpo_entropy_hold\.json: the entropy controller's state cannot be read"):
+        build(holding(tmp_path, latest=12))._load_checkpoint()
+
+
+def test_without_a_controller_checkpoints_are_verls_own(tmp_path):
+    module = trainer_base()
+    seams.watch(module, by_variable=True)
+    chosen = holding(tmp_path)
+    chosen["algorithm"]["covgrpo"] = {"weighting": "neutral"}
+    trainer = module.PPOTrainer(chosen)
+    trainer.global_steps = 1
+    trainer._save_checkpoint()
+    assert list((tmp_path / "global_step_1").iterdir()) == []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from covgrpo.core import Weighting, token_covariance
 from covgrpo.core.noise import token_noise
+from covgrpo.engines.entropy import EntropyHold, measure_entropy
 from covgrpo.metrics import summarise_weighting
 
 SCOPES = ("group", "batch")
@@ -24,6 +25,7 @@ def weigh_rows(
     mask: Tensor,
     uids: Sequence[Hashable],
     names: Sequence[str] | None = None,
+    hold: EntropyHold | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Multiply advantages by the token weights.
 
@@ -36,10 +38,11 @@ def weigh_rows(
         uids: (B,) names of the prompts.
         names: (B,) names of the rows; they decide the draws of a scheme that draws. ``None``: the uid and the row's
             place among its prompt's rows.
+        hold: of a ``weighting`` that holds the entropy; takes this batch in. -logps stand for the entropies.
 
     Returns:
         Weighted advantages (B, T), 0 where masked; and ``cov/*``, ``weight/*``, ``update/*`` of docs/metrics.md over
-        all valid tokens, empty where there is none.
+        all valid tokens, with ``hold/*``; empty where there is none.
 
     Raises:
         ValueError: a wrong shape or dtype; names the argument.
@@ -49,13 +52,18 @@ def weigh_rows(
     shared = group if scope == "group" else torch.zeros_like(group)
     arguments = logps, advantages, mask, shared
     c = token_covariance(*arguments)
+    if not mask.any():
+        return torch.zeros_like(advantages), {}
+    if hold is not None:
+        hold.observe(*measure_entropy(-logps, mask, group), c.double().sum().item() / int(mask.sum()))
+        weighting = hold.weighting
     weights = _weights(weighting, arguments, names or row_names(uids))
     weighted = torch.where(mask, advantages * weights, 0)
-    if not mask.any():
-        return weighted, {}
+    if hold is not None:
+        hold.weighed(c, weights, mask)
     weighted_c = token_covariance(logps, weighted, mask, group)
     columns = (values[mask] for values in (logps, advantages, weights, c, weighted_c))
-    return weighted, summarise_weighting(*columns)
+    return weighted, {**summarise_weighting(*columns), **(hold.metrics() if hold is not None else {})}
 
 
 def number(names: Iterable[Hashable]) -> Tensor:

@@ -39,6 +39,11 @@ class WeightedPolicyGradient:
         self.weighting = fit_normaliser(weighting or get_weighting("gaussian"), "token", "a sum over tokens")
         if hasattr(self.weighting, "penalties"):
             raise ValueError(f"weighting {self.weighting}: weights cannot express its penalty in the loss.")
+        if hasattr(self.weighting, "controller"):
+            raise ValueError(
+                f"weighting {self.weighting}: its controller runs from batch to batch, and this loss knows one; use "
+                "neutral with a kappa of your own for each batch."
+            )
         self._fixed: tuple[list[Tensor], list[Tensor], dict[str, float]] | None = None
 
     def __call__(self, data: Sequence[Any], logprobs: Sequence[Tensor]) -> tuple[Tensor, dict[str, float]]:

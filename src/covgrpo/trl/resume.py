@@ -17,7 +17,6 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from covgrpo.trl.entropy_hold import EntropyHold
 
 _STATE = "covgrpo_state.json"
 
@@ -46,7 +45,6 @@ class ExactResume(GRPOTrainer):
     """Saves and restores what transformers does not."""
 
     epoch_sampler: EpochSampler | None = None
-    entropy_hold: EntropyHold | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -74,8 +72,9 @@ class ExactResume(GRPOTrainer):
         if self.args.should_save:
             others = [_others(micro) for micro in pending] if pending is not None else None
             state = {"micro_batches_done": self._step, "pending": others}
-            if self.entropy_hold is not None:
-                state["entropy_hold"] = self.entropy_hold.state_dict()
+            hold = getattr(self, "entropy_hold", None)
+            if hold is not None:
+                state["entropy_hold"] = hold.state_dict()
             (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -84,9 +83,10 @@ class ExactResume(GRPOTrainer):
             return  # not a checkpoint of this trainer: TRL's own way of resuming
         state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
         self._step = state["micro_batches_done"]
-        if self.entropy_hold is not None and "entropy_hold" in state:
-            self.entropy_hold.load_state_dict(state["entropy_hold"])
-            self.weighting = self.entropy_hold.weighting
+        if "entropy_hold" in state:
+            hold = self.entropy_hold
+            hold.load_state_dict(state["entropy_hold"])
+            self.weighting = hold.weighting
         if state["pending"] is not None:
             tensors = load_file(Path(checkpoint) / self._rollouts_file(), device=str(self.accelerator.device))
             self._buffered_inputs = [

@@ -17,7 +17,7 @@ from covgrpo.core import token_covariance
 from covgrpo.core.noise import token_noise
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.trl.choice import choose_weighting
-from covgrpo.trl.entropy_hold import EntropyHold
+from covgrpo.trl.entropy_hold import TrainerEntropyHold
 from covgrpo.trl.gathering import gather_rows, local_part, row_keys
 from covgrpo.trl.rollouts import SharedPromptSampling
 
@@ -46,7 +46,8 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
         self.weighting = choose_weighting(self.args)
         self._weighs = not isinstance(self.weighting, NoWeighting)
         self._penalises = hasattr(self.weighting, "penalties")
-        self.entropy_hold = EntropyHold(self, self.weighting) if hasattr(self.weighting, "controller") else None
+        steered = hasattr(self.weighting, "controller")
+        self.entropy_hold = TrainerEntropyHold(self, self.weighting) if steered else None
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         self._rewards_per_func: Tensor = super()._calculate_rewards(*args, **kwargs)
@@ -66,7 +67,7 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
             batch["row_key"] = row_keys(self, len(inputs))
             batch["advantages"] = batch["advantages"].masked_fill(self._constant_reward_rows(len(inputs)), 0.0)
             if self.entropy_hold is not None:
-                self.entropy_hold.observe(batch)
+                self.entropy_hold.observe_batch(batch)
                 self.weighting = self.entropy_hold.weighting
             if self.args.weighting_scope == "group":
                 self._weigh(batch, batch["row_key"] // self.num_generations)

@@ -9,12 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
+from covgrpo.engines.entropy import EntropyHold
 from covgrpo.engines.rows import weigh_rows
 from covgrpo.errors import UserError
 from covgrpo.verl.choice import Choice
 
 
-def weigh_batch(data: Any, choice: Choice, keys: Sequence[str] | None = None) -> dict[str, float]:
+def weigh_batch(
+    data: Any, choice: Choice, keys: Sequence[str] | None = None, hold: EntropyHold | None = None
+) -> dict[str, float]:
     """Multiply ``data.batch["advantages"]`` by the token weights.
 
     Args:
@@ -23,6 +26,7 @@ def weigh_batch(data: Any, choice: Choice, keys: Sequence[str] | None = None) ->
             (B,). Only ``advantages`` is replaced, by a new tensor (``returns`` may be the same one), 0 where masked.
         choice: scheme and scope. ``none`` leaves the advantages as they are.
         keys: (B,) verl's names of the rows; see :func:`covgrpo.engines.rows.weigh_rows`.
+        hold: of a weighting that holds the entropy.
 
     Returns:
         ``cov/*``, ``weight/*`` and ``update/*`` of docs/metrics.md over all valid tokens; empty where there is none.
@@ -33,7 +37,7 @@ def weigh_batch(data: Any, choice: Choice, keys: Sequence[str] | None = None) ->
     """
     logps, advantages, mask = (_column(data, name) for name in ("old_log_probs", "advantages", "response_mask"))
     rows = logps, advantages, mask.bool(), _uids(data), keys
-    weighted, metrics = weigh_rows(choice.weighting, choice.scope, *rows)
+    weighted, metrics = weigh_rows(choice.weighting, choice.scope, *rows, hold)
     if choice.weighs:
         data.batch["advantages"] = weighted
     return metrics

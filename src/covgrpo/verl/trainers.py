@@ -6,26 +6,35 @@ that lacks one of them is refused with a sentence.
 
 import functools
 import inspect
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from covgrpo.engines.entropy import EntropyHold
 from covgrpo.errors import UserError
 from covgrpo.verl.batch import weigh_batch
 from covgrpo.verl.choice import Choice, choose, uses_engine_log_probs
+
+STATE_FILE = "covgrpo_entropy_hold.json"
 
 # What is overridden or called, with the parameters that it must have.
 SEAMS = {
     "verl.trainer.ppo.v1.trainer_base": {
         "PPOTrainer.__init__": ["self", "config"],
         "PPOTrainer._compute_advantage": ["self", "batch", "metrics"],
+        "PPOTrainer._save_checkpoint": ["self"],
+        "PPOTrainer._load_checkpoint": ["self"],
         "compute_advantage_for_multi_trajectories": ["data", "batch_keys", "config"],
     },
     "verl.trainer.ppo.ray_trainer": {
         "RayPPOTrainer.__init__": ["self", "config"],
         "RayPPOTrainer.fit": ["self"],
         "RayPPOTrainer._update_actor": ["self", "batch"],
+        "RayPPOTrainer._save_checkpoint": ["self"],
+        "RayPPOTrainer._load_checkpoint": ["self"],
         "compute_advantage": ["data", "config"],
     },
 }
@@ -38,13 +47,14 @@ class WeightedAdvantages:
         # A second trainer in one process must not weigh a second time.
         self.function: Callable[..., Any] = function.function if isinstance(function, WeightedAdvantages) else function
         self.choice = choice
+        self.hold = EntropyHold(choice.weighting) if hasattr(choice.weighting, "controller") else None
         self._metrics: dict[str, float] | None = None
 
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Return verl's result with its advantages weighted."""
         data = self.function(data, *args, **kwargs)
         started = time.perf_counter()
-        self._metrics = weigh_batch(data, self.choice, kwargs.get("batch_keys"))
+        self._metrics = weigh_batch(data, self.choice, kwargs.get("batch_keys"), self.hold)
         self._metrics["timing_s/cov_weights"] = time.perf_counter() - started
         return data
 
@@ -74,6 +84,7 @@ def serve_v1(module: ModuleType, trainer: Any, choice: Choice) -> None:
         return batch
 
     trainer._compute_advantage = _compute_advantage
+    _keep_state(trainer, weighted)
 
 
 def serve_legacy(module: ModuleType, trainer: Any, choice: Choice) -> None:
@@ -102,6 +113,49 @@ def serve_legacy(module: ModuleType, trainer: Any, choice: Choice) -> None:
         return output
 
     trainer._update_actor = _update_actor
+    _keep_state(trainer, weighted)
+
+
+def _keep_state(trainer: Any, weighted: WeightedAdvantages) -> None:
+    """Have verl's checkpoints hold the state of a controller: a file of our own in each."""
+    hold = weighted.hold
+    if hold is None:
+        return
+    save, load = trainer._save_checkpoint, trainer._load_checkpoint
+
+    @functools.wraps(save)
+    def _save_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        result = save(*args, **kwargs)
+        path = _checkpoint(trainer) / STATE_FILE
+        path.with_suffix(".tmp").write_text(json.dumps(hold.state_dict()), encoding="utf-8")
+        path.with_suffix(".tmp").replace(path)
+        return result
+
+    @functools.wraps(load)
+    def _load_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        result = load(*args, **kwargs)
+        if trainer.global_steps:
+            _restore(hold, _checkpoint(trainer, resumed=True) / STATE_FILE)
+        return result
+
+    trainer._save_checkpoint, trainer._load_checkpoint = _save_checkpoint, _load_checkpoint
+
+
+def _checkpoint(trainer: Any, resumed: bool = False) -> Path:
+    """Folder of verl's checkpoint of the current step; of the one that was ``resumed``."""
+    options = trainer.config.trainer
+    if resumed and options.resume_mode == "resume_path":
+        return Path(options.resume_from_path)
+    return Path(options.default_local_dir) / f"global_step_{trainer.global_steps}"
+
+
+def _restore(hold: EntropyHold, path: Path) -> None:
+    try:
+        hold.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: the entropy controller's state cannot be read ({error}); the run cannot go on."
+        ) from error
 
 
 SERVE = {"PPOTrainer": serve_v1, "RayPPOTrainer": serve_legacy}
