@@ -13,7 +13,7 @@ from trl_runs import ours, stock, weights
 
 G = 4
 STEP_ROWS = 16  # completions of one optimizer step
-TOKEN_METRICS = ("cov/", "weight/", "update/", "entropy")
+TOKEN_METRICS = ("cov/", "weight/", "update/", "hold/", "entropy")
 STOCK = "stock TRL"  # in place of a scheme: TRL's own trainer
 
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -93,6 +93,8 @@ def run(folder: Any, scheme: str, scope: str, processes: int = 1, **options: Any
 DISTRIBUTED = [
     *((scheme, scope, {"size": size}) for scheme in SCHEMES for scope in ("group", "batch") for size in (2, 8)),
     ("gaussian", "group", {"size": 1}),
+    *(("neutral", scope, {"size": 2}) for scope in ("group", "batch")),
+    ("hold_entropy", "batch", {"size": 4, "max_steps": 13}),  # three steps with a kappa of its own
     *(("gaussian", scope, {"size": size, "sparse": True}) for scope in ("group", "batch") for size in (2, 8)),
     *(("gaussian", scope, {"size": 2, "mask_truncated_completions": True}) for scope in ("group", "batch")),
     ("gaussian", "group", {"size": 4, "loss_type": "dapo"}),
