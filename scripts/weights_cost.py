@@ -19,6 +19,8 @@ import torch
 from covgrpo.core import gaussian_weights, get_weighting
 
 OTHERS = {
+    "gaussian_through": get_weighting("gaussian_through"),
+    "gaussian_through, padded mean": get_weighting("gaussian_through", padded_mean=True),
     "neutral": get_weighting("neutral"),
     "neutral, kappa 4": get_weighting("neutral", kappa=4.0),
 }
@@ -49,7 +51,7 @@ def main(groups: int = 10_000, generations: int = 10, length: int = 100) -> None
     for name, scheme in OTHERS.items():
         for scope, scope_ids in (("group", ids), ("batch", None)):
             ratio = time_ratio(scheme, gaussian_weights, logps, advantages, mask, scope_ids)
-            print(f"{name}, scope {scope}: {ratio:.2f} x gaussian")
+            print(f"{name}, scope {scope}: {ratio:.2f} x gaussian", flush=True)
 
 
 def time_ratio(function: Callable, other: Callable, *arguments: Any) -> float:

@@ -44,8 +44,8 @@ class TokenWeightedAdvantages:
             raise UserError(f"token_weighting {self.token_weighting}: weights cannot express its penalty in the loss.")
         if hasattr(self.token_weighting, "controller"):
             raise UserError(
-                f"token_weighting {self.token_weighting}: its controller has a state that SkyRL's checkpoints do not hold; "
-                "use neutral with a fixed kappa."
+                f"token_weighting {self.token_weighting}: its controller has a state that SkyRL's checkpoints do not "
+                "hold; use neutral with a fixed kappa."
             )
         data = super().compute_advantages_and_returns(data)  # type: ignore[misc]
         logps = data["action_log_probs"]

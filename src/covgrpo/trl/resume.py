@@ -17,7 +17,6 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-
 _STATE = "covgrpo_state.json"
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from covgrpo.core.covariance import CompletionCovariance, Covariance
 from covgrpo.core.groups import Block, GroupedTokens, TokenFunction
-from covgrpo.core.weighting.kernel import gaussian_exponent, mean_one, precision, variance
+from covgrpo.core.weighting.kernel import gaussian_exponent, mean_one, precision
 
 NORMALISERS = ("completion", "token")
 # |A| up to this fraction of the group's largest is 0, and so is mean(A): rounding of float32 advantages.
@@ -75,30 +75,33 @@ def effective_weights(
 ) -> TokenFunction:
     """Compute g / (n A), with mean ``mean_K`` (1), for either definition of c; see :func:`gaussian_through_weights`."""
     mean_K = torch.ones_like(tokens.num_tokens_K) if mean_K is None else mean_K
-    precision_K = precision(c, variance(tokens, c))  # 1 / sigma^2
     mean_c_K = tokens.mean(c)
-    w = mean_one(tokens, gaussian_exponent(c, precision_K))  # w~
+    variance_K = tokens.mean(lambda block: (c(block) - mean_c_K[block.group, None]).square())
+    precision_K = precision(c, variance_K)  # 1 / sigma^2
+    kernel = mean_one(tokens, gaussian_exponent(c, precision_K))  # w~
+    tokens_B = tokens.num_tokens_B.clamp(min=1).to(tokens.dtype)
+    n_B = 1 / tokens_B if normaliser == "completion" else torch.ones_like(tokens_B)
 
     def nA(block: Block) -> Tensor:  # noqa: N802 (as in the formula)
-        n_B = tokens.num_tokens_B.clamp(min=1) if normaliser == "completion" else torch.ones_like(tokens.num_tokens_B)
-        return block.advantages / n_B[block.rows, None]
+        return n_B[block.rows, None] * block.advantages
 
-    mean_u_K = tokens.mean(lambda block: nA(block) * w(block))
+    mean_u_K = tokens.mean(lambda block: nA(block) * kernel(block))
 
-    def v(block: Block) -> Tensor:
-        return w(block) * (nA(block) - mean_u_K[block.group, None])  # u - w sum(u) / S, as w / S = w~ / N
+    def v(block: Block, w: Tensor) -> Tensor:
+        return w * (nA(block) - mean_u_K[block.group, None])  # u - w sum(u) / S, as w / S = w~ / N
 
-    spread_K = tokens.mean(lambda block: v(block) * c(block).square()) * precision_K.square()
+    spread_K = tokens.mean(lambda block: v(block, kernel(block)) * c(block).square()) * precision_K.square()
 
     def h(block: Block) -> Tensor:
-        through_sigma = (c(block) - mean_c_K[block.group, None]) * spread_K[block.group, None]
-        return through_sigma - v(block) * c(block) * precision_K[block.group, None]
+        c_ = c(block)
+        through_sigma = (c_ - mean_c_K[block.group, None]) * spread_K[block.group, None]
+        return through_sigma - v(block, kernel(block)) * c_ * precision_K[block.group, None]
 
     moved = c.gradient(h)  # g - u
     zero = _zero_advantages(tokens, c)
 
     def weight(block: Block) -> Tensor:
-        return torch.where(zero(block), 1, mean_K[block.group, None] * (w(block) + moved(block) / nA(block)))
+        return torch.where(zero(block), 1, mean_K[block.group, None] * (kernel(block) + moved(block) / nA(block)))
 
     return weight
 
