@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,15 +20,15 @@ CORE = Path("src/covgrpo/core")
 MUTATIONS = {
     "token-weighted mean of A": (
         "covariance.py",
-        "self.mean_A_K = tokens.mean(lambda block: block.advantages)",
-        "share = lambda block: block.mask / block.mask.sum(1, keepdim=True).clamp(min=1)\n"
+        "self.mean_A_K = self.tokens.mean(lambda block: block.advantages)",
+        "tokens, share = self.tokens, lambda block: block.mask / block.mask.sum(1, keepdim=True).clamp(min=1)\n"
         "        self.mean_A_K = tokens.sum(lambda block: block.advantages * share(block)) / tokens.sum(share)",
         "test_ingredient_mean_of_advantages_is_token_weighted",
     ),
     "centring of l": (
         "covariance.py",
-        "(block.logps - self.mean_l_K[block.group, None])",
-        "block.logps",
+        "return block.logps - self.mean_l_K[block.group, None]",
+        "return block.logps",
         "test_ingredient_logps_are_centred",
     ),
     "sigma about the mean": (
@@ -56,14 +57,14 @@ MUTATIONS = {
     ),
     "through: gradient in the kernel": (
         "weighting/gaussian_through.py",
-        "return through_sigma - v(block)",
-        "return through_sigma - 0 * v(block)",
+        "return through_sigma - v(block, kernel(block))",
+        "return through_sigma - 0 * v(block, kernel(block))",
         "test_ingredient_through_the_kernel",
     ),
     "through: gradient in sigma": (
         "weighting/gaussian_through.py",
-        "return through_sigma - v(block)",
-        "return 0 * through_sigma - v(block)",
+        "return through_sigma - v(block, kernel(block))",
+        "return 0 * through_sigma - v(block, kernel(block))",
         "test_ingredient_through_sigma",
     ),
     "through: gradient in the normaliser": (
@@ -147,31 +148,41 @@ def run_test(source: Path, test: str) -> bool:
     where = [sys.executable, "-c", "import covgrpo; print(covgrpo.__file__)"]
     used = subprocess.run(where, env=environment, capture_output=True, text=True, check=True).stdout
     if not used.startswith(str(source)):
-        sys.exit(f"the tests would run on {used.strip()}, not on the copy in {source}")
+        raise ValueError(f"the tests would run on {used.strip()}, not on the copy in {source}")
     command = [sys.executable, "-m", "pytest", "-q", "-x", str(ROOT / "tests/test_core_ingredients.py"), "-k", test]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, cwd=ROOT)
     if done.returncode not in (0, 1):
-        sys.exit(f"no test {test!r} ran:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise ValueError(f"no test {test!r} ran:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.returncode == 0
 
 
+def check(ingredient: str, file: str, text: str, broken: str, test: str) -> tuple[bool, str]:
+    """Return whether the test fails on the broken copy (without ``file``: passes on the unbroken one), and a line."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder).resolve()
+        shutil.copytree(ROOT / "src/covgrpo", source / "covgrpo")
+        if file:
+            path = source / "covgrpo/core" / file
+            content = path.read_text()
+            if content.count(text) != 1:
+                raise ValueError(f"{CORE / file} holds {text!r} {content.count(text)} times, not once: mend MUTATIONS")
+            path.write_text(content.replace(text, broken))
+        passed = run_test(source, test)
+    good = passed != bool(file)
+    return good, f"{'ok  ' if good else 'BAD '} {ingredient:<26} {test} {'passes' if passed else 'fails'}"
+
+
 def main() -> int:
-    missed = 0
-    for ingredient, (file, text, broken, test) in {"(unbroken)": ("", "", "", "test_ingredient"), **MUTATIONS}.items():
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder).resolve()
-            shutil.copytree(ROOT / "src/covgrpo", source / "covgrpo")
-            if file:
-                path = source / "covgrpo/core" / file
-                content = path.read_text()
-                if content.count(text) != 1:
-                    sys.exit(f"{CORE / file} holds {text!r} {content.count(text)} times, not once: mend MUTATIONS")
-                path.write_text(content.replace(text, broken))
-            passed = run_test(source, test)
-        good = passed != bool(file)
-        missed += not good
-        print(f"{'ok  ' if good else 'BAD '} {ingredient:<26} {test} {'passes' if passed else 'fails'}", flush=True)
-    return int(missed > 0)
+    cases = {"(unbroken)": ("", "", "", "test_ingredient"), **MUTATIONS}
+    good = True
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for passed, line in pool.map(lambda name: check(name, *cases[name]), cases):
+                good &= passed
+                print(line, flush=True)
+    except ValueError as error:
+        sys.exit(str(error))
+    return int(not good)
 
 
 if __name__ == "__main__":
