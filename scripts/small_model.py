@@ -6,6 +6,12 @@ A Llama with one token a character, trained from scratch on solved problems of t
 before it has learnt all that it could. `covgrpo train --model FOLDER --task 'countdown:?style=compact'` then goes on.
 With the defaults, in four minutes of one CPU core (bf16 autocast): of 1,000 held-out problems 49 % greedy and 38 %
 sampled at temperature 1, with an entropy of 0.33 nats a token.
+
+`--style tries` makes one that works countdown by traces of tries (`covgrpo train --task 'countdown:?style=tries'`),
+trained on fresh random traces, of which one problem in four has a number more, so that there are harder problems to
+measure it on. With the defaults, in 13 minutes of one CPU core (fp32): of 200 held-out problems of three numbers (96
+tokens) 42 % sampled at temperature 1 and 50 % at 0.6, one of eight samples right in 89 %, 20 % of the traces cut off,
+0.28 nats a token; of four numbers (160 tokens) 12 %, 21 %, 50 %, 22 %, 0.36 nats.
 """
 
 import argparse
@@ -48,8 +54,8 @@ IGNORED = -100
 DRAWN_AT_ONCE = 1_000
 # what an option is where it is not given
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "compact": {"steps": 2200, "batch_size": 64, "decay_steps": None},
-    "tries": {"steps": 1200, "batch_size": 48, "decay_steps": 200},
+    "compact": {"steps": 2200, "batch_size": 64, "decay_steps": None, "harder": 0.0},
+    "tries": {"steps": 1100, "batch_size": 48, "decay_steps": 200, "harder": 0.25},
 }
 NUM_PARTS = {"compact": 1, "tries": 3}  # of a batch, by length: traces differ, and padding costs time
 MAX_LENGTHS = {"compact": 256, "tries": 512}
@@ -215,7 +221,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not exist")
     parser.add_argument("--style", choices=sorted(CHARACTERS), default="compact", help="the task's style")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="optimizer steps; more give a better model (2200; tries: 1200)")
+    parser.add_argument("--steps", type=int, help="optimizer steps; more give a better model (2200; tries: 1100)")
     parser.add_argument(
         "--decay-steps", type=int, help="last steps, with a falling rate (all, as a cosine; tries: 200)"
     )
@@ -223,7 +229,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--problems", type=int, default=10_000, help="compact: training problems of a draw at most")
-    parser.add_argument("--harder", type=float, default=0.0, help="tries: fraction of problems with one number more")
+    parser.add_argument("--harder", type=float, help="tries: fraction of problems with one number more (0.25)")
     parser.add_argument("--eval-problems", type=int, default=500)
     for name in ("numbers", "largest", "max-target"):
         parser.add_argument(f"--{name}", type=int, help="the task's parameter")
