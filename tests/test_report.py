@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import re
 import time
 from pathlib import Path
@@ -131,6 +132,16 @@ def test_seeds_are_a_band_and_methods_are_curves(tmp_path):
     assert found.steps[-1] == 21, "the longer run goes on alone"
 
 
+def test_the_share_of_reversed_tokens_is_drawn_where_there_are_any(tmp_path):
+    runs = [make_run(tmp_path / name, method=name, steps=3) for name in ("gaussian", "gaussian_through")]
+    for run, share in zip(runs, (0.0, 0.02), strict=True):
+        records = [{**metrics_of(step, random.Random(0)), "weight/reversed": share} for step in (1, 2, 3)]
+        write_lines(run / "metrics.jsonl", records)
+    assert "weight/reversed" not in collect([read_run(runs[0])]).curves
+    both = collect([read_run(run) for run in runs]).curves["weight/reversed"]
+    assert [curve.y for curve in both] == [[0.0] * 3, [0.02] * 3]
+
+
 def test_what_differs_beside_the_seed_is_in_the_label(tmp_path):
     runs = [make_run(tmp_path / f"r{i}", seed=i, learning_rate=rate) for i, rate in enumerate((1e-5, 2e-5, 2e-5))]
     content = collect([read_run(run) for run in runs])
@@ -255,7 +266,6 @@ def test_bad_arguments(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_steps(tmp_path):
-    import random
 
     run = make_run(tmp_path / "run", steps=1)
     rng = random.Random(0)

@@ -37,7 +37,10 @@ def report(tmp_path_factory):
     import random
 
     evil = ["</script><img src=x onerror=document.title='hit'>", " and", " 7"]
-    write_lines(runs[2] / "samples.jsonl", [sample_of(step, evil, random.Random(0)) for step in (1, 60)])
+    samples = [sample_of(step, evil, random.Random(0)) for step in (1, 60)]
+    for sample in samples:
+        sample["tokens"]["weight"] = [1.0, 0.5, -0.5]
+    write_lines(runs[2] / "samples.jsonl", samples)
     records = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     probed = [
         {**r, "entropy/change": 3 * r["entropy/predicted"], "entropy/predicted_step": -r["step"]} for r in records
@@ -124,6 +127,15 @@ def test_pointing_at_a_token_tells_its_numbers(page):
     assert '" sum"' in text and "weight " in text and "log p " in text
     background = token.evaluate("token => getComputedStyle(token).backgroundColor")
     assert background.startswith("rgba(")
+
+
+def test_a_token_whose_push_is_reversed_has_a_colour_of_its_own(page):
+    page.locator("select[aria-label=run]").last.select_option(label="grpo")
+    colours = [
+        page.locator(".tokens span").nth(place).evaluate("token => getComputedStyle(token).backgroundColor")
+        for place in (1, 2)
+    ]
+    assert colours[1].startswith(("rgba(116, 60, 190", "rgba(178, 130, 250")) and colours[0][:9] != colours[1][:9]
 
 
 def test_text_of_runs_stays_text(page):
