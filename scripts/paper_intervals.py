@@ -3,9 +3,9 @@
     python scripts/paper_intervals.py
 
 A score over n problems with one sample each is a binomial fraction p, of variance p (1 - p) / n. The difference of two
-scores, as if the two runs had answered independently (the paper does not say which problems each solved), has the sum of
-both; the average over benchmarks has the sum over them, by the square of their number. Training seeds add to that, and the
-paper has one. Scores: arXiv 2605.11538, tables 1 and 2.
+scores, as if the two runs had answered independently (the paper does not say which problems each solved), has the sum
+of both; the average over benchmarks has the sum over them, by the square of their number. Training seeds add to that,
+and the paper has one. Scores: arXiv 2605.11538; fractions.
 """
 
 import math
