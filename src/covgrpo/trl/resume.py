@@ -82,8 +82,8 @@ class ExactResume(GRPOTrainer):
             return  # not a checkpoint of this trainer: TRL's own way of resuming
         state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
         self._step = state["micro_batches_done"]
-        if "entropy_hold" in state:
-            hold = self.entropy_hold
+        hold = getattr(self, "entropy_hold", None)
+        if hold is not None and "entropy_hold" in state:
             hold.load_state_dict(state["entropy_hold"])
             self.weighting = hold.weighting
         if state["pending"] is not None:
