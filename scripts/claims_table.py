@@ -97,7 +97,7 @@ def _called(text: str) -> str:
 
 
 def _shown(d: Interval) -> str:
-    return f"{d.mean:+.3f} [{d.t_low:+.3f}, {d.t_high:+.3f}]" if d.n > 1 else f"{d.mean:+.3f}"
+    return f"{d.mean:+.3f} [{d.t_low:+.3f}, {d.t_high:+.3f}]" if d.has_width else f"{d.mean:+.3f}"
 
 
 if __name__ == "__main__":

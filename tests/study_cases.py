@@ -38,6 +38,11 @@ def evaluation(step: int, greedy: list[int], sampled: dict[float, tuple[int, lis
     return {"step": step, "n": len(greedy), "results": results}
 
 
+def with_other(entry: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation with another as that on the second task."""
+    return {**entry, "other": {name: other[name] for name in ("n", "results")}}
+
+
 def made_record(regime: str, method: str, seed: int, final: float, **changes: Any) -> Record:
     """A record whose last accuracy at 0.6 and 1 is ``final`` (a fraction of 16 samples of 4 problems)."""
     right = round(final * 64)
@@ -54,14 +59,14 @@ def made_record(regime: str, method: str, seed: int, final: float, **changes: An
     return Record(regime, method, seed, **{**values, **changes})
 
 
-def write_records(folder: Path, study: Study, finals: dict[tuple[str, str, int], float]) -> None:
+def write_records(folder: Path, study: Study, finals: dict[tuple[str, str, int], float], **changes: Any) -> None:
     """Records of the study's runs, by (regime, method, seed) -> final accuracy, with the runs' own options."""
     from covgrpo.studies.records import _changed
 
     for spec in study.runs:
         key = (spec.regime, spec.method, spec.seed)
         if key in finals:
-            record = made_record(*key, finals[key], options=_changed(spec.options))
+            record = made_record(*key, finals[key], options=_changed(spec.options), **changes)
             path = record_path(folder, spec)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"version": 1, "study": study.name, **vars(record)}))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covgrpo.evaluation.at_k import Scored, at_k, majority_score
+from covgrpo.evaluation.at_k import Scored, at_k, majority, majority_score
 from covgrpo.evaluation.intervals import bootstrap_mean, wilson
 
 
@@ -79,3 +79,16 @@ def test_pass_at_k_is_the_mean_over_all_subsets(rows):
     for k in (1, 2, 4):
         expected = fmean(fmean(float(any(chosen)) for chosen in combinations(row, k)) for row in rows)
         assert found[f"pass@{k}"]["accuracy"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["a", "b", " b ", "c d", "cd"], (1, 2)),  # the earliest of equals; white space does not count
+        (["", "a", ""], (1, 1)),
+        (["", "  "], (None, 0)),
+        ([], (None, 0)),
+    ],
+)
+def test_the_most_frequent_answer(answers, expected):
+    assert majority(answers) == expected

@@ -20,19 +20,19 @@ def test_the_docs_hold_the_table_of_the_kept_records():
 
 
 def test_a_row_by_hand(tmp_path, monkeypatch, capsys):
-    study = made_study(tmp_path, f"{STUDY}margin: 0.9\n")
-    finals = {("easy", "grpo", s): v for s, v in ((3, 0.5), (4, 0.25), (5, 0.75))}
-    finals |= {("easy", "gaussian", s): 0.75 for s in (3, 4)} | {("easy", "clip_cov", 3): 1.0}
+    study = made_study(tmp_path, f"{STUDY}margin: 0.9\n".replace("[3, 4, 5]", "[3, 4, 5, 6, 7]"))
+    finals = {("easy", "grpo", s): v for s, v in ((3, 0.5), (4, 0.25), (5, 0.75), (6, 0.5), (7, 1.0))}
+    finals |= {("easy", "gaussian", s): 0.75 for s in (3, 4, 5, 6)} | {("easy", "clip_cov", 3): 1.0}
     finals |= {("hard", "grpo", 3): 0.75, ("hard", "gaussian", 3): 0.25}
     write_records(tmp_path / "made", study, finals)
     monkeypatch.setattr(claims_table, "STUDIES", tmp_path)
     monkeypatch.setattr(claims_table, "ORDER", ("made",))
     assert claims_table.main([]) == 0
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    # differences 0.25 and 0.5; t_1 = 12.706, s / sqrt(2) = 0.125; GRPO's mean is that of seeds 3 and 4
-    easy = ["made, easy", "2", "0.400", "+0.000 [+0.000, +0.000]", "undecided"]
-    assert rows[2] == [*easy, "0.375", "+0.375 [-1.213, +1.963]", "undecided"]
-    assert rows[3][0] == "made, hard (hard)" and rows[3][5:] == ["0.750", "-0.500", "undecided"]
+    # differences 0.25, 0.5, 0, 0.25; t_3 = 3.182, s / sqrt(4) = 0.102; GRPO's mean is that of seeds 3 to 6
+    easy = ["made, easy", "4", "0.400", "+0.000", "no variance"]
+    assert rows[2] == [*easy, "0.500", "+0.250 [-0.075, +0.575]", "within ±0.9"]
+    assert rows[3][0] == "made, hard (hard)" and rows[3][5:] == ["0.750", "-0.500", "too few pairs"]
     assert len(rows) == 4
 
 

@@ -29,7 +29,9 @@ options:
   verifier_timeout: 60
 methods: [grpo, gaussian]
 seeds: 2
-evaluation: {problems: 6, every: 2, samples: 4, samples_between: 2, temperatures: [0.6, 1.0]}
+evaluation:
+  {problems: 6, every: 2, samples: 4, samples_between: 2, temperatures: [0.6, 1.0],
+   harder: {task: "own.tasks:letters?question=Harder", max_completion_length: 3}}
 outcome: accuracy@1
 """
 KILLS = int(os.environ.get("COVGRPO_TEST_KILLS", "8"))
@@ -89,7 +91,13 @@ def test_a_study_from_start_to_end(undisturbed, shared):
     last = record["evaluations"][-1]
     assert last["n"] == 6 and [r["temperature"] for r in last["results"]] == [0.0, 0.6, 1.0]
     assert [r["samples"] for r in last["results"]] == [1, 4, 4] and len(last["results"][1]["correct"]) == 6
+    for entry in record["evaluations"]:
+        harder = entry["other"]
+        assert harder["n"] == 6 and all(result["mean_length"] <= 3 for result in harder["results"])
+        between = entry["step"] in (2, 4)
+        assert all(("correct" in result) != between for result in (*entry["results"], *harder["results"]))
     text = (undisturbed / "results.md").read_text()
+    assert "harder problems: accuracy at the end, temperature 0.6" in text
     assert "4 of 4 runs" in text and "| gaussian |" in text
     before = {path: path.stat().st_mtime_ns for path in (undisturbed / "records").iterdir()}
     again = done(shared)

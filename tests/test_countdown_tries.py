@@ -11,7 +11,7 @@ from tries_cases import first_wrong, is_right, judged_tries, mutated
 
 from covgrpo.tasks import is_eval_question, load_task
 from covgrpo.tasks.countdown_mistakes import Mistake, find_mistakes, mistaken_characters
-from covgrpo.tasks.countdown_tries import MAX_LENGTH, random_trace, score
+from covgrpo.tasks.countdown_tries import MAX_LENGTH, last_try, random_trace, score
 from covgrpo.verify import VerifierPool
 
 TASK = "countdown:?style=tries"
@@ -188,6 +188,32 @@ def test_agrees_with_a_search_of_every_try(numbers):
                 assert score(problem.payload, text) == expected, (given, target, text)
                 outcomes[expected] += 1
     assert min(outcomes[True], outcomes[False]) > 300
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (RIGHT, "5-3=2,2*4=8"),
+        (" 5-3=2 2*4=8! ", "5-3=2,2*4=8"),
+        ("3+4=7 7*5=35!", "3+4=7,7*5=35"),
+        ("5-3=2 2*4=8", ""),  # cut off
+        ("5-3=2 2*4=8!!", ""),
+        ("", ""),
+    ],
+)
+def test_what_a_majority_compares(answer, expected):
+    assert last_try(answer) == load_task(TASK).vote(answer) == expected
+    assert load_task("countdown:").vote("3 + 4") == "3 + 4"
+
+
+def test_one_vote_one_score():
+    """Answers that a majority vote takes for the same score the same, and no vote scores nothing."""
+    rng, scores = random.Random(7), {}
+    for _ in range(3000):
+        text = mutated("3+4=7 x;5-3=2 2*4=8!", rng)
+        scores.setdefault("".join(last_try(text).split()), set()).add(score(GIVEN, text))
+    assert scores[""] == {0.0} and {1.0} in scores.values() and len(scores) > 50
+    assert all(len(found) == 1 for found in scores.values())
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ UNDECIDING = {
     *("task_params", "verifier_timeout", "verifier_workers", "trust_remote_code", "threads", "lora_r", "lora_alpha"),
     *("weighting", "weighting_scope", "weighting_kwargs", "output", "resume", "samples_per_step", "tokens_per_step"),
     *("entropy_probe_steps", "evaluate", "eval_problems", "eval_samples", "eval_steps", "eval_steps_samples"),
-    *("eval_temperatures", "report_to"),
+    *("eval_temperatures", "eval_task", "eval_task_length", "report_to"),
 }
 
 

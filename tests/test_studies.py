@@ -51,6 +51,16 @@ evaluation: {every: 5, problems: 7}
     assert (other.task, other.temperature) == ("addition?max=20", 0.9)
 
 
+def test_a_second_set_of_held_out_problems(tmp_path):
+    harder = 'harder: {task: "addition?max=99&min=50", max_completion_length: 9}'
+    study = made_study(tmp_path, STUDY.replace("problems: 4,", f"problems: 4, {harder},"))
+    assert {(run.options.eval_task, run.options.eval_task_length) for run in study.runs} == {
+        ("addition?max=99&min=50", 9)
+    }
+    plain = made_study(tmp_path, name="plain")
+    assert {(run.options.eval_task, run.options.eval_task_length) for run in plain.runs} == {("", None)}
+
+
 def test_a_weighting_of_ones_own_may_have_any_name(tmp_path):
     study = made_study(tmp_path, STUDY.replace("gaussian: {}", "my own: {weighting: 'studies.ablations:NegativeSide'}"))
     options = next(run.options for run in study.runs if run.method == "my own")
@@ -102,6 +112,10 @@ def test_shards_are_a_partition_that_keeps_pairs(tmp_path, count):
         (("gaussian: {}", "mine: {method: gausian}"), ["methods: mine", "'gausian'", "'gaussian'"]),
         (("every: 10", "problems: 3"), ["every"]),
         (("every: 10", "evry: 10"), ["'evry'", "'every'"]),
+        (("every: 10", "every: 10, hardr: {}"), ["evaluation", "'hardr'", "'harder'"]),
+        (("every: 10", "every: 10, harder: {tsk: addition}"), ["harder", "'tsk'", "'task'"]),
+        (("every: 10", "every: 10, harder: addition"), ["harder", "mapping", "'addition'"]),
+        (("every: 10", "every: 10, harder: {max_completion_length: 9}"), ["eval_task_length is 9"]),
         (("num_iterations: 4", "num_iterations: 0"), ["num_iterations"]),
         (("grpo: {}, gaussian: {}", "'a b': {method: grpo}, 'a  b': {method: grpo}"), ["a-b"]),
         (("methods: {grpo: {}, gaussian: {}, clip_cov: {seeds: 2}}", ""), ["methods"]),

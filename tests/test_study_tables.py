@@ -10,11 +10,12 @@ import statistics
 import numpy as np
 import pytest
 import scipy.stats
-from study_cases import STUDY, evaluation, made_record, made_study, write_records
+from study_cases import STUDY, evaluation, made_record, made_study, with_other, write_records
 
 from covgrpo.studies import read_records
 from covgrpo.studies.analysis import BY_SEED, EVERYWHERE, analyse, tuned
 from covgrpo.studies.outcomes import OUTCOMES, diverged, largest_drop, running_mean, steps_to, threshold
+from covgrpo.studies.records import _thinned
 from covgrpo.studies.statistics import holm, interval, sign_flip_p, verdict
 from covgrpo.studies.tables import results_csv, results_markdown
 
@@ -51,6 +52,88 @@ def test_outcomes_of_a_run_by_hand():
     assert value["entropy_held_out"] == 0.5 and value["entropy_retained"] == 0.25
     assert value["reward_drop"] == pytest.approx(0.5)
     assert value["diverged"] == 0.0  # 0.5 is half of the best, not below
+    # 2 samples in between, one task, no votes
+    assert all(value[name] is None for name in value if name.startswith(("drop_pass", "maj16", "harder")))
+
+
+def test_outcomes_of_a_record_without_anything_are_none():
+    """What was not measured is no 0."""
+    record = made_record("r", "m", 0, 0.0, curves={}, evaluations=[])
+    assert {info.of(record) for info in OUTCOMES.values()} == {None}
+    assert threshold([record]) is None and steps_to(record, None) is None
+    unseen = made_record("r", "m", 0, 0.0, evaluations=[evaluation(0, [1], {1.0: (16, [3], 0.5)})])
+    names = {name for name, info in OUTCOMES.items() if info.of(unseen) is None}
+    assert {name for name in OUTCOMES if name.endswith("@0.6")} <= names
+    assert {"drop@0", "drop_pass16@1", "late@1", "maj16@1", "harder_pass16@1"} <= names  # one evaluation has no drop
+    short = made_record("r", "m", 0, 0.0, curves={"reward": [1.0, 0.0]})
+    assert OUTCOMES["reward_drop"].of(short) is None  # one mean of all its steps
+
+
+def made_evaluations(samples_between=16):
+    n = samples_between
+    right = {16: ([16, 1], [1, 0]), 8: ([8, 1], [1, 0])}[n]
+    return [
+        with_other(
+            evaluation(0, [0, 0], {0.6: (n, [n // 2, n // 2], 1.0), 1.0: (n, right[0], 2.0)}),
+            evaluation(0, [0, 0], {0.6: (n, [n // 2, 0], 1.0), 1.0: (n, [0, 0], 2.0)}),
+        ),
+        with_other(
+            evaluation(10, [1, 0], {0.6: (n, [n, n // 2], 1.0), 1.0: (n, right[1], 2.0)}),
+            evaluation(10, [0, 0], {0.6: (n, [n, n // 2], 1.0), 1.0: (n, [1, 1], 2.0)}),
+        ),
+        with_other(
+            evaluation(20, [1, 0], {0.6: (16, [16, 8], 1.0), 1.0: (16, [1, 1], 2.0)}),
+            evaluation(20, [0, 0], {0.6: (16, [4, 4], 1.0), 1.0: (16, [1, 0], 2.0)}),
+        ),
+    ]
+
+
+@pytest.mark.parametrize("kept", [lambda found: found, _thinned], ids=["whole", "thinned"])
+def test_drops_of_pass_at_k_and_harder_problems_by_hand(kept):
+    record = made_record("r", "m", 0, 0.0, evaluations=kept(made_evaluations()))
+    value = {name: info.of(record) for name, info in OUTCOMES.items()}
+    assert value["drop_pass16@1"] == 0.5  # 1, 0.5, 1
+    assert value["drop_pass8@1"] == pytest.approx(0.5)  # (1 + 0.5) / 2, 0.5 / 2, 0.5
+    # 0.25, 0.75, 0.25 on the harder ones; 0.5, 0.75, 0.75 on the run's own
+    assert value["harder_accuracy@0.6"] == 0.25 and value["harder_drop@0.6"] == 0.5
+    assert value["harder_pass16@1"] == 0.5 and value["pass16@1"] == 1.0 and value["drop@0.6"] == 0.0
+    record = made_record("r", "m", 0, 0.0, evaluations=kept(made_evaluations(8)))
+    assert OUTCOMES["drop_pass16@1"].of(record) is None
+    assert OUTCOMES["drop_pass8@1"].of(record) == pytest.approx(0.5)  # 1, 0.5, 0.5
+
+
+def test_records_made_before_evaluations_kept_pass_at_k():
+    evaluations = _thinned(made_evaluations())
+    for result in evaluations[1]["results"]:
+        result.pop("pass", None)
+    record = made_record("r", "m", 0, 0.0, evaluations=evaluations)
+    assert OUTCOMES["drop_pass8@1"].of(record) is None and OUTCOMES["drop@0.6"].of(record) == 0.0
+
+
+def test_majority_of_16_by_hand():
+    evaluations = made_evaluations()
+    at = {result["temperature"]: result for result in evaluations[-1]["results"]}
+    at[0.6] |= {"majority": [16, 8], "majority_correct": [1, 0]}
+    record = made_record("r", "m", 0, 0.0, evaluations=evaluations)
+    assert OUTCOMES["maj16@0.6"].of(record) == 0.5 and OUTCOMES["maj16@1"].of(record) is None
+    at[0.6]["samples"] = 32  # a vote of 32 is none of 16
+    assert OUTCOMES["maj16@0.6"].of(record) is None
+
+
+def test_evaluations_between_keep_pass_at_k_for_each_problems_counts():
+    whole = made_evaluations()
+    for entry in whole:
+        entry["results"][1] |= {"majority": [3, 4], "majority_correct": [1, 1]}
+    first, between, last = _thinned(whole)
+    assert (first, last) == (whole[0], whole[-1])
+    assert between["step"] == 10 and between["n"] == between["other"]["n"] == 2
+    for results in (between["results"], between["other"]["results"]):
+        greedy, *sampled = results
+        gone = {"correct", "majority", "majority_correct"}
+        assert all(not gone & set(result) for result in results) and "pass" not in greedy
+        assert [list(result["pass"]) for result in sampled] == [["2", "4", "8", "16"]] * 2
+    assert between["results"][2]["pass"] == {"2": 1 / 16, "4": 1 / 8, "8": 1 / 4, "16": 1 / 2}
+    assert between["results"][1]["accuracy"] == 0.75 and "correct" in whole[1]["results"][0]
 
 
 def test_divergence():
@@ -83,7 +166,8 @@ def test_running_mean_and_drop_against_loops():
             [sum(values[i : i + w]) / w for i in range(len(values) - w + 1)]
         )
         drops = [a - b for (i, a), (j, b) in itertools.product(enumerate(values), repeat=2) if i <= j]
-        assert largest_drop(values) == pytest.approx(max(drops))
+        assert largest_drop(values) == (pytest.approx(max(drops)) if len(values) > 1 else None)
+    assert largest_drop([]) is None
 
 
 # --- statistics ----------------------------------------------------------------------------------------------------
@@ -107,13 +191,17 @@ def test_interval_against_scipy():
 @pytest.mark.parametrize(
     ("values", "margin", "expected"),
     [
-        ([0.10, 0.12, 0.11], None, "higher"),
-        ([-0.10, -0.12, -0.11], 0.05, "lower"),
-        ([-0.010, -0.012, -0.011], 0.05, "lower, within ±0.05"),
-        ([-0.010, 0.012, -0.001], 0.05, "within ±0.05"),
-        ([-0.010, 0.012, -0.001], None, "undecided"),
-        ([-0.1, 0.3, 0.1], 0.05, "undecided"),
-        ([0.2], 0.05, "undecided"),  # one seed says nothing of seeds
+        ([0.10, 0.12, 0.11, 0.10], None, "higher"),
+        ([-0.10, -0.12, -0.11, -0.10], 0.05, "lower"),
+        ([-0.010, -0.012, -0.011, -0.010], 0.05, "lower, within ±0.05"),
+        ([-0.010, 0.012, -0.001, 0.0], 0.05, "within ±0.05"),
+        ([-0.010, 0.012, -0.001, 0.0], None, "undecided"),
+        ([-0.1, 0.3, 0.1, 0.0], 0.05, "undecided"),
+        ([0.10, 0.12, 0.11], None, "too few pairs"),
+        ([0.2], 0.05, "too few pairs"),  # one seed says nothing of seeds
+        ([0.0, 0.0], 0.05, "too few pairs"),
+        ([0.0] * 5, 0.05, "no variance"),
+        ([0.1] * 7, 0.05, "no variance"),  # their standard deviation is rounding's
     ],
 )
 def test_the_verdict_is_students(values, margin, expected):
@@ -230,10 +318,37 @@ def test_secondary_outcomes_have_a_table_with_its_verdicts(tmp_path):
     primary, entropy = text.split("\n## ")[1:3]
     # d = 0.25, 0.25, 0: t_2 = 4.303, s / sqrt(3) = 0.0833
     easy = "| easy | gaussian | 3 | 0.667 | 0.750 | +0.167 |"
-    assert f"{easy} [+0.000, +0.250] | [-0.192, +0.525] | within ±0.6 |" in primary
+    assert f"{easy} [+0.000, +0.250] | [-0.192, +0.525] | too few pairs | 0.500 |" in primary
+    assert "| hard | gaussian | 2 | 0.875 | 0.875 | +0.500 |  |  | too few pairs |  |  |" in primary  # one pair
     assert entropy.startswith("Entropy on held-out problems at the end, nats")
-    nothing = "+0.000 | [+0.000, +0.000] | [+0.000, +0.000] | undecided"
-    assert f"| easy | gaussian | 3 | 0.400 | 0.400 | {nothing} |" in entropy
+    assert "| easy | gaussian | 3 | 0.400 | 0.400 | +0.000 |  |  | too few pairs |  |  |" in entropy
+
+
+def test_four_pairs_have_a_verdict_and_equal_differences_none(tmp_path):
+    text = f"{STUDY}margin: 0.6\nsecondary: [entropy_held_out]\n".replace("[3, 4, 5]", "[3, 4, 5, 6]")
+    study = made_study(tmp_path, text)
+    finals = {("easy", "grpo", s): v for s, v in ((3, 0.5), (4, 0.25), (5, 0.75), (6, 0.5))}
+    write_records(tmp_path, study, finals | {("easy", "gaussian", s): 0.75 for s in (3, 4, 5, 6)})
+    text = results_markdown(study, read_records(tmp_path, study.runs))
+    primary, entropy, regime = text.split("\n## ")[1:4]
+    # d = 0.25, 0.5, 0, 0.25: t_3 = 3.182, s / sqrt(4) = 0.102; of the signs of three differences 2 of 8 give 1
+    assert "| easy | gaussian | 4 | 0.750 | 0.750 | +0.250 |" in primary
+    assert "| [-0.075, +0.575] | within ±0.6 | 0.250 | 0.250 |" in primary
+    assert "| easy | gaussian | 4 | 0.400 | 0.400 | +0.000 |  |  | no variance |  |  |" in entropy
+    assert "| entropy on held-out problems at the end, nats | 0.400 | 0.400 (+0.000) |" in regime
+
+
+def test_what_was_not_measured_is_in_no_table(tmp_path):
+    text = STUDY.replace("[0.6, 1.0]", "[1.0]").replace("outcome: accuracy@0.6", "outcome: drop@0.6")
+    study = made_study(tmp_path, f"{text}secondary: [accuracy@1]\n")
+    both = [evaluation(step, [1, 0], {1.0: (16, [8, 4], 0.5)}) for step in (0, 20)]
+    finals = {("easy", method, seed): 0.5 for method in ("grpo", "gaussian") for seed in (3, 4)}
+    write_records(tmp_path, study, finals, evaluations=both)
+    records = read_records(tmp_path, study.runs)
+    text = results_markdown(study, records)
+    assert "## Largest drop of accuracy, temperature 0.6\n\nNot measured in any run.\n" in text
+    assert "## easy\n" in text and "| accuracy at the end, temperature 1 | 0.375 | 0.375 (+0.000) |" in text
+    assert "temperature 0.6 |" not in text and "@0.6" not in results_csv(study, records)
 
 
 def test_figures_and_pages(tmp_path):

@@ -144,6 +144,17 @@ def test_evaluations_while_a_run_goes_on_change_nothing(whole: Path, here: Path)
         assert [(r["temperature"], r["samples"]) for r in record["results"]] == [(0.0, 1), (0.6, n), (1.0, n)]
         assert all(len(r["correct"]) == 5 and 0 <= r["accuracy"] <= 1 for r in record["results"])
     assert records[0]["results"] != records[1]["results"]
+    other = ["--eval-task", "addition:?max=9", "--eval-task-length", "2"]  # another verifier, another length
+    complete(here, words("evaluated-twice", *flags, "--eval-temperatures", "0.6", "1", *other))
+    run = here / "evaluated-twice"
+    assert untimed(run) == untimed(whole) and weights(run) == weights(whole)
+    twice = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert [{name: record[name] for name in record if name != "other"} for record in twice] == records
+    for record, of_run in zip(twice, records, strict=True):
+        assert record["other"]["n"] == 5
+        for result, own in zip(record["other"]["results"], of_run["results"], strict=True):
+            assert list(result) == list(own) and (result["samples"], len(result["correct"])) == (own["samples"], 5)
+            assert result["mean_length"] <= 2 and result != own
 
 
 def test_another_seed_another_run(whole: Path, here: Path, inside: Path) -> None:

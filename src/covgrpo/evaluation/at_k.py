@@ -66,13 +66,21 @@ def at_k(problems: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
 
 def majority_score(problem: Scored, k: int) -> float:
     """Score of the answer that most of the first ``k`` completions give; 0 where none gives one."""
-    answers = ["".join(answer.split()) for answer in problem.answers[:k]]
-    counts = Counter(answer for answer in answers if answer)
+    place, _ = majority(problem.answers[:k])
+    return 0.0 if place is None else problem.scores[place]
+
+
+def majority(answers: Sequence[str]) -> tuple[int | None, int]:
+    """The first place of the most frequent answer, the earliest of equals, and how often it is given.
+
+    Text without white space is compared, and no answer is no vote; ``(None, 0)`` where there is none.
+    """
+    texts = ["".join(answer.split()) for answer in answers]
+    counts = Counter(text for text in texts if text)
     if not counts:
-        return 0.0
+        return None, 0
     most = max(counts.values())
-    index = next(i for i, answer in enumerate(answers) if answer and counts[answer] == most)
-    return problem.scores[index]
+    return next(place for place, text in enumerate(texts) if text and counts[text] == most), most
 
 
 def _powers(most: int) -> list[int]:

@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from covgrpo.evaluation.at_k import majority
 from covgrpo.evaluation.intervals import bootstrap_mean, wilson
 from covgrpo.hardware import autocast
 from covgrpo.rollouts import SamplingSettings, sample
 from covgrpo.tasks import Problem, PromptFormat, get_answer_format
 from covgrpo.verify import VerifierPool
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Evaluation:
 @dataclass(frozen=True)
 class _Scored:
     scores: list[float]
+    answers: list[str]
     entropies: list[float]
     lengths: list[int]
     unscored: int
@@ -136,6 +140,7 @@ def evaluate_temperatures(
     pool: VerifierPool,
     settings: EvalSettings,
     samples: Mapping[float, int],
+    vote: Callable[[str], str] = str,
 ) -> list[dict[str, Any]]:
     """Measure ``model`` at several temperatures on the same problems, with the same random numbers at each.
 
@@ -148,11 +153,15 @@ def evaluate_temperatures(
         pool: the task's verifier.
         settings: see :class:`EvalSettings`; its ``samples`` and ``temperature`` are not read.
         samples: temperature -> completions a problem; temperature 0 is greedy.
+        vote: what of an answer counts in a majority vote (:func:`covgrpo.tasks.base.vote_of`).
 
     Returns:
         One record for each temperature: ``temperature``, ``samples``, ``accuracy`` (mean score, a fraction),
         ``entropy`` (nats, mean over tokens), ``mean_length`` (tokens), ``unscored`` (completions whose verifier
-        failed), and ``correct``: for each problem how many of its completions score above one half.
+        failed), and ``correct``: for each problem how many of its completions score above one half. With several
+        samples also, for each problem, ``majority``: how many of them give its most frequent answer (0: none gives
+        any), and ``majority_correct``: 1 if that answer scores above one half, else 0; equality and ties as in
+        :func:`covgrpo.evaluation.at_k.majority`.
 
     """
     runner = _Runner(model, tokenizer, problems, examples, prompt_format, pool, settings)
@@ -167,9 +176,21 @@ def evaluate_temperatures(
             "mean_length": fmean(part.lengths),
             "unscored": part.unscored,
             "correct": [sum(s > 0.5 for s in scores) for scores in _by_problem(part.scores, samples[temperature])],
+            **(_votes(part, samples[temperature], vote) if samples[temperature] > 1 else {}),
         }
         for temperature, part in found.items()
     ]
+
+
+def _votes(part: _Scored, repeats: int, vote: Callable[[str], str]) -> dict[str, list[int]]:
+    """Size and correctness of each problem's most frequent answer."""
+    sizes, correct = [], []
+    texts = [vote(answer) for answer in part.answers]
+    for scores, answers in zip(_by_problem(part.scores, repeats), _by_problem(texts, repeats), strict=True):
+        place, size = majority(answers)
+        sizes.append(size)
+        correct.append(int(place is not None and scores[place] > 0.5))
+    return {"majority": sizes, "majority_correct": correct}
 
 
 def encode_prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
@@ -212,7 +233,7 @@ class _Runner:
         rows = [row for row in range(len(prompts)) for _ in range(repeats)]
         device = next(self.model.parameters()).device
         generator = torch.Generator(device).manual_seed(self.settings.seed)
-        scores, entropies, lengths, unscored = [], [], [], 0
+        scores, answers, entropies, lengths, unscored = [], [], [], [], 0
         for start in range(0, len(rows), self.settings.batch_size):
             chunk = rows[start : start + self.settings.batch_size]
             with autocast(device, self.settings.bf16):
@@ -222,11 +243,12 @@ class _Runner:
             items = [(problems[row].payload, extract(text)) for row, text in zip(chunk, texts, strict=True)]
             verdicts = self.pool.score(items)
             scores += [verdict.score for verdict in verdicts]
+            answers += [answer for _, answer in items]
             unscored += sum(verdict.failure is not None for verdict in verdicts)
             entropies += [value for values in drawn.entropies for value in values]
             lengths += [len(ids) for ids in drawn.token_ids]
             report(len(scores))
-        return _Scored(scores, entropies, lengths, unscored)
+        return _Scored(scores, answers, entropies, lengths, unscored)
 
     def _sampling(self, temperature: float) -> SamplingSettings:
         return SamplingSettings(
@@ -237,8 +259,8 @@ class _Runner:
         )
 
 
-def _by_problem(scores: list[float], repeats: int) -> list[list[float]]:
-    return [scores[start : start + repeats] for start in range(0, len(scores), repeats)]
+def _by_problem(values: list[_T], repeats: int) -> list[list[_T]]:
+    return [values[start : start + repeats] for start in range(0, len(values), repeats)]
 
 
 def _accuracy(scores: list[list[float]], seed: int) -> Accuracy:

@@ -24,6 +24,7 @@ class PeriodicEvaluation(TrainerCallback):
         steps: of the whole run; the last is evaluated whatever ``every`` says.
         samples: completions a problem and temperature after the last step.
         samples_between: the same before that.
+        measure_other: evaluates it on the problems of another task, under ``other`` in the record.
         leave_out: told the seconds that an evaluation took, for whoever times steps.
 
     """
@@ -34,6 +35,7 @@ class PeriodicEvaluation(TrainerCallback):
     steps: int
     samples: int
     samples_between: int
+    measure_other: Measure | None = None
     leave_out: Callable[[float], None] = lambda seconds: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -52,6 +54,13 @@ class PeriodicEvaluation(TrainerCallback):
         if self.run is None:
             return
         since = time.perf_counter()
-        results = self.measure(model, samples)
-        self.run.append_evaluation({"step": step, "n": len(results[0]["correct"]), "results": results})
+        record = {"step": step, **_counted(self.measure(model, samples))}
+        if self.measure_other is not None:
+            record["other"] = _counted(self.measure_other(model, samples))
+        self.run.append_evaluation(record)
         self.leave_out(time.perf_counter() - since)
+
+
+def _counted(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results at each temperature, with the number of problems."""
+    return {"n": len(results[0]["correct"]), "results": results}

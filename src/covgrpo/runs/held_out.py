@@ -1,16 +1,50 @@
-"""A run's held-out problems, and how its model is measured on them."""
+"""A run's held-out problems, those of another task beside them, and how its model is measured on them."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from covgrpo.runs.options import TrainOptions
-from covgrpo.tasks import Problem, PromptFormat
+from covgrpo.tasks import Problem, PromptFormat, Task, load_task
+from covgrpo.tasks.base import vote_of
+
+
+@dataclass(frozen=True)
+class OtherProblems:
+    """Held-out problems of ``eval_task`` and its own solved examples, from its train split.
+
+    ``options`` are the run's, but for the completion's length.
+    """
+
+    options: TrainOptions
+    task: Task
+    examples: list[Problem]
+    problems: list[Problem]
+
+
+def load_other(options: TrainOptions) -> OtherProblems | None:
+    """The problems of ``eval_task``, as many and by the same seed as the run's own; ``None`` without one.
+
+    Raises:
+        UserError: no such task, or it lacks problems.
+    """
+    if not options.eval_task:
+        return None
+    task = load_task(options.eval_task)
+    # One more than a prompt shows, as a question is never its own example.
+    examples = task.problems("train", options.num_examples + 1, options.seed) if options.num_examples else []
+    length = options.eval_task_length or options.max_completion_length
+    measured = dataclasses.replace(options, max_completion_length=length)
+    return OtherProblems(measured, task, examples, task.problems("eval", options.eval_problems, options.seed))
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A run's held-out problems and how they are asked."""
+    """A run's held-out problems and how they are asked.
+
+    ``vote``: what of an answer counts in a majority vote.
+    """
 
     options: TrainOptions
     problems: list[Problem]
@@ -18,6 +52,13 @@ class HeldOut:
     prompt_format: PromptFormat
     tokenizer: Any
     pool: Any
+    vote: Callable[[str], str] = str
+
+    @classmethod
+    def of_other(cls, other: OtherProblems, prompt_format: PromptFormat, tokenizer: Any, pool: Any) -> "HeldOut":
+        """Those of the other task, asked in the run's format; ``pool`` is of that task's verifier."""
+        vote = vote_of(other.task)
+        return cls(other.options, other.problems, other.examples, prompt_format, tokenizer, pool, vote)
 
     def evaluate(self, model: Any, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Greedy and sampled accuracy with intervals."""
@@ -30,7 +71,8 @@ class HeldOut:
         from covgrpo.evaluation.evaluate import evaluate_temperatures
 
         temperatures = self.options.eval_temperatures or [self.options.temperature]
-        return evaluate_temperatures(model, **self._how(), samples={0.0: 1, **dict.fromkeys(temperatures, samples)})
+        wanted = {0.0: 1, **dict.fromkeys(temperatures, samples)}
+        return evaluate_temperatures(model, **self._how(), samples=wanted, vote=self.vote)
 
     def _how(self) -> dict[str, Any]:
         from covgrpo.evaluation import EvalSettings

@@ -110,6 +110,12 @@ class TrainOptions:
         4, "Sampled completions a problem and temperature in those before the last.", "run"
     )
     eval_temperatures: list[float] = option([], "Temperatures of those; greedy comes by itself.", "run")
+    eval_task: str = option(
+        "", "Another task, e.g. a harder one, on whose held-out problems those measure the model too.", "run"
+    )
+    eval_task_length: int | None = option(
+        None, "Tokens of a completion at most on eval_task; default: max_completion_length.", "run"
+    )
     report_to: list[str] = option([], "Loggers of transformers: tensorboard, wandb, trackio, ...", "run")
 
     def check(self) -> None:
@@ -125,6 +131,10 @@ class TrainOptions:
             check_choice("loss_type", self.loss_type, LOSS_TYPES)
         if self.correctness_weight == 0 and self.format_weight == 0:
             raise UserError("correctness_weight and format_weight are both 0; no completion could earn a reward.")
+        if self.eval_task and not self.eval_steps:
+            raise UserError(f"eval_task is {self.eval_task!r} and eval_steps 0; without it nothing is measured on it.")
+        if self.eval_task_length is not None and not self.eval_task:
+            raise UserError(f"eval_task_length is {self.eval_task_length} and there is no eval_task.")
 
     def _check_numbers(self) -> None:
         for name, value in vars(self).items():
@@ -134,7 +144,7 @@ class TrainOptions:
             "steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "num_iterations": 1,
             "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
             "tokens_per_step": 0, "entropy_probe_steps": 0, "eval_samples": 1, "warmup_steps": 0, "seed": 0,
-            "eval_steps": 0, "eval_steps_samples": 1,
+            "eval_steps": 0, "eval_steps_samples": 1, "eval_task_length": 1,
             "max_prompt_length": 1, "schedule_steps": 1,
             "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0, "lora_r": 0, "lora_alpha": 1,
         }  # fmt: skip

@@ -185,8 +185,8 @@ def _downloads(options: TrainOptions) -> list[str]:
         shape = shape_of(options.model)
         amount = f", about {2 * shape.parameters / 1e9:.1f} GB" if shape else ""
         found.append(f"model {options.model}{amount}")
-    if options.task.startswith("hub:"):
-        found.append(f"data set {options.task[4:].partition('?')[0]}")
+    tasks = dict.fromkeys((options.task, options.eval_task))
+    found += [f"data set {task[4:].partition('?')[0]}" for task in tasks if task.startswith("hub:")]
     return found
 
 

@@ -4,19 +4,20 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.runs.folder import RESUME_IGNORES, RunFolder
-from covgrpo.runs.held_out import HeldOut
+from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
 from covgrpo.runs.libraries import quiet_libraries
 from covgrpo.runs.options import TrainOptions, check_choice
 from covgrpo.runs.plan import Plan, plan_training
 from covgrpo.runs.trainer_config import trainer_config
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
+from covgrpo.tasks.base import vote_of
 
 # What a resumed run may be told differently: where and how far it goes, not what it computes.
 _MAY_CHANGE = RESUME_IGNORES | {
@@ -57,6 +58,7 @@ class _Data:
     examples: list[Problem]
     train: list[Problem]
     held_out: list[Problem]
+    other: OtherProblems | None
 
 
 def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
@@ -89,6 +91,9 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
         data = _without_long_prompts(data, tokenizer, options.max_prompt_length, watcher)
         for problems in (data.train, data.held_out):
             check_prompts(model, tokenizer, data.prompt_format, problems, data.examples, options.max_completion_length)
+        if (other := data.other) is not None:
+            length = other.options.max_completion_length
+            check_prompts(model, tokenizer, data.prompt_format, other.problems, other.examples, length, "on eval_task ")
         return _Session(options, watcher, data, args, run).go(model, tokenizer, checkpoint)
     except UserError:
         if run is not None and not options.resume:
@@ -107,6 +112,8 @@ def plan(options: TrainOptions, processes: int = 1, shards: str = "none") -> Pla
     if processes < 1:
         raise UserError(f"processes is {processes}; it must be at least 1.")
     load_task(options.task, options.task_params)
+    if options.eval_task:
+        load_task(options.eval_task)
     PromptFormat(options.answer_format, options.system_prompt, options.num_examples)
     options.per_device_batch(processes)
     return plan_training(options, trainer_config(options), processes, shards)
@@ -119,8 +126,9 @@ def check_prompts(
     problems: Sequence[Problem],
     examples: Sequence[Problem],
     max_completion_length: int,
+    where: str = "",
 ) -> None:
-    """Check on the longest question, by characters, that the model takes the prompts.
+    """Check on the longest question, by characters, that the model takes the prompts; ``where`` begins an error.
 
     Raises:
         UserError: no chat template, one that refuses the messages, or a prompt too long for the model's context.
@@ -132,7 +140,7 @@ def check_prompts(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and tokens + max_completion_length > context:
         raise UserError(
-            f"the longest prompt has {tokens} tokens; with max_completion_length {max_completion_length} "
+            f"{where}the longest prompt has {tokens} tokens; with max_completion_length {max_completion_length} "
             f"it does not fit the model's context of {context} tokens."
         )
 
@@ -188,7 +196,7 @@ def _load_data(options: TrainOptions) -> _Data:
     held_out = (
         task.problems("eval", options.eval_problems, options.seed) if options.evaluate or options.eval_steps else []
     )
-    return _Data(task, prompt_format, examples, train, held_out)
+    return _Data(task, prompt_format, examples, train, held_out, load_other(options))
 
 
 @dataclass
@@ -206,11 +214,17 @@ class _Session:
         options = self.options
         stop = StopRequest(announce=self.watcher.message)
         result = TrainResult(Path(options.run_folder()), 0)
-        with VerifierPool(
-            self.data.task.verifier, num_workers=options.verifier_workers, timeout_s=options.verifier_timeout
-        ) as pool:
+        with ExitStack() as stack:
             data = self.data
-            held_out = HeldOut(options, data.held_out, data.examples, data.prompt_format, tokenizer, pool)
+            limits: dict[str, Any] = {"num_workers": options.verifier_workers, "timeout_s": options.verifier_timeout}
+            pool = stack.enter_context(VerifierPool(data.task.verifier, **limits))
+            vote = vote_of(data.task)
+            held_out = HeldOut(options, data.held_out, data.examples, data.prompt_format, tokenizer, pool, vote)
+            other = None
+            if data.other is not None:
+                verifier = data.other.task.verifier
+                its = pool if verifier == pool.verifier else stack.enter_context(VerifierPool(verifier, **limits))
+                other = HeldOut.of_other(data.other, data.prompt_format, tokenizer, its)
             result.before = self._evaluate("before", model, held_out)
             recorder = RunRecorder(
                 self.run, stop, options.samples_per_step, self.watcher.step, options.tokens_per_step,
@@ -218,7 +232,7 @@ class _Session:
             )  # fmt: skip
             trainer = self._trainer(model, tokenizer, pool, recorder)
             if options.eval_steps:
-                trainer.add_callback(self._periodic(trainer, recorder, held_out))
+                trainer.add_callback(self._periodic(trainer, recorder, held_out, other))
             result.step = _step_of(checkpoint)
             self.watcher.started(result.step, options.steps)
             if result.step < options.steps:
@@ -300,16 +314,20 @@ class _Session:
         self.run.write_json("eval.json", {**kept, when: found})
         return found
 
-    def _periodic(self, trainer: Any, recorder: Any, held_out: HeldOut) -> Any:
-        from covgrpo.runs.evaluations import PeriodicEvaluation
+    def _periodic(self, trainer: Any, recorder: Any, held_out: HeldOut, other: HeldOut | None) -> Any:
+        from covgrpo.runs.evaluations import Measure, PeriodicEvaluation
+
+        def measure(problems: HeldOut) -> Measure:
+            return lambda model, samples: problems.at_temperatures(trainer.accelerator.unwrap_model(model), samples)
 
         return PeriodicEvaluation(
             self.run,
-            lambda model, samples: held_out.at_temperatures(trainer.accelerator.unwrap_model(model), samples),
+            measure(held_out),
             every=self.options.eval_steps,
             steps=self.options.steps,
             samples=self.options.eval_samples,
             samples_between=self.options.eval_steps_samples,
+            measure_other=None if other is None else measure(other),
             leave_out=recorder.leave_out,
         )
 

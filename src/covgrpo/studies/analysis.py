@@ -90,7 +90,7 @@ def outcome_values(records: Mapping[str, Record], outcome: str) -> dict[tuple[st
     return found
 
 
-def _thresholds(records: Iterable[Record]) -> dict[tuple[str, int], float]:
+def _thresholds(records: Iterable[Record]) -> dict[tuple[str, int], float | None]:
     pairs: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         pairs.setdefault((record.regime, record.seed), []).append(record)

@@ -12,9 +12,9 @@ import matplotlib.pyplot as plt
 
 from covgrpo.errors import UserError
 from covgrpo.report.figures import COLOURS
-from covgrpo.studies.analysis import ALL_OUTCOMES, analyse
-from covgrpo.studies.outcomes import PASS_K, accuracies, last_at, pass_rate
-from covgrpo.studies.records import Record
+from covgrpo.studies.analysis import ALL_OUTCOMES, BY_SEED, EVERYWHERE, analyse
+from covgrpo.studies.outcomes import accuracies, last_at, pass_rate
+from covgrpo.studies.records import PASS_K, Record
 from covgrpo.studies.study import Study
 
 _WINDOWS = 60  # points of a curve over steps
@@ -46,7 +46,8 @@ def _differences(study: Study, records: Mapping[str, Record]) -> Any:
     outcomes = (study.outcome, "entropy_held_out")
     others = [method for method in study.methods if method != study.baseline]
     cells = {name: [c for c in analyse(study, records, name) if c.difference is not None] for name in outcomes}
-    regimes = list(dict.fromkeys(cell.regime for cell in cells[study.outcome]))
+    there = {cell.regime for found in cells.values() for cell in found}
+    regimes = [regime for regime in (*study.regimes, EVERYWHERE, BY_SEED) if regime in there]
     rows = len(regimes) * (len(others) + 1)
     figure, axes = plt.subplots(1, 2, figsize=(10, 1.2 + 0.2 * rows), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], outcomes, strict=True):

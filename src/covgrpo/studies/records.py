@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from covgrpo.studies.study import RunSpec
 VERSION = 1
 # Metrics of each step that are kept, to four digits.
 CURVES = ("reward", "entropy", "grad_norm")
+PASS_K = (2, 4, 8, 16)
+# What an evaluation says of each problem.
+_BY_PROBLEM = ("correct", "majority", "majority_correct")
 _FIELDS = ("version", "study", "regime", "method", "seed", "options", "environment", "curves", "evaluations")
 # Options that change where and how a run goes, not what it computes.
 _NEUTRAL = {
@@ -36,7 +40,8 @@ class Record:
         options: those of ``covgrpo train`` that are not at their default.
         environment: versions, processor and threads.
         curves: metric -> value at each step; ``None`` where it was no finite number.
-        evaluations: records of ``evaluations.jsonl``; between the first and the last without ``correct``.
+        evaluations: records of ``evaluations.jsonl``; between the first and the last with ``pass``, k -> pass@k for
+            2, 4, 8, 16 as far as there are samples, in place of what is said of each problem.
 
     """
 
@@ -161,16 +166,24 @@ def _changed(options: TrainOptions) -> dict[str, Any]:
 
 
 def _thinned(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each problem's number of right completions is kept of the first and the last evaluation only, for pass@k."""
+    """What is said of each problem is kept of the first and the last evaluation only; of the others pass@k."""
     ends = (0, len(evaluations) - 1)
-    return [
-        {**entry, "results": [_without_counts(result, place not in ends) for result in entry["results"]]}
-        for place, entry in enumerate(evaluations)
-    ]
+    return [entry if place in ends else _summed_up(entry) for place, entry in enumerate(evaluations)]
 
 
-def _without_counts(result: dict[str, Any], drop: bool) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if not (drop and key == "correct")}
+def _summed_up(entry: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation of one step, and that on the other task in it, without what is said of each problem."""
+    found = {**entry, "results": [_without_problems(result) for result in entry["results"]]}
+    return {**found, "other": _summed_up(entry["other"])} if "other" in entry else found
+
+
+def _without_problems(result: dict[str, Any]) -> dict[str, Any]:
+    from covgrpo.evaluation.intervals import pass_at_k  # its package loads torch
+
+    n = result["samples"]
+    rates = {str(k): statistics.fmean(pass_at_k(n, c, k) for c in result["correct"]) for k in PASS_K if k <= n}
+    kept = {key: value for key, value in result.items() if key not in _BY_PROBLEM}
+    return {**kept, "pass": rates} if rates else kept
 
 
 def _short(value: Any) -> float | None:

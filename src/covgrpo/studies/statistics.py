@@ -10,6 +10,7 @@ import numpy as np
 from covgrpo.errors import UserError
 from covgrpo.evaluation.intervals import bootstrap_mean
 
+MIN_PAIRS = 4  # below it nothing is called higher, lower or within a margin
 _EXACT = 14  # pairs up to which every choice of signs is tried: 16,384
 
 
@@ -24,6 +25,11 @@ class Interval:
     high: float
     t_low: float
     t_high: float
+
+    @property
+    def has_width(self) -> bool:
+        """Whether the values differ by more than rounding; from equal ones, or from one, no interval can be had."""
+        return self.n > 1 and self.t_high - self.t_low > 1e-12 * max(1.0, abs(self.mean))
 
 
 def interval(values: Sequence[float], seed: int = 0) -> Interval:
@@ -45,7 +51,15 @@ def interval(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def verdict(difference: Interval, margin: float | None = None) -> str:
-    """What Student's interval says of a difference: higher, lower, within the margin, or undecided."""
+    """What Student's interval says of a difference: higher, lower, within the margin, or undecided.
+
+    Of fewer than 4 pairs it says ``too few pairs``, of equal differences ``no variance``: s / sqrt(n) then measures
+    no error.
+    """
+    if difference.n < MIN_PAIRS:
+        return "too few pairs"
+    if not difference.has_width:
+        return "no variance"
     words = []
     if difference.t_low > 0 or difference.t_high < 0:
         words.append("higher" if difference.t_low > 0 else "lower")

@@ -20,6 +20,8 @@ _EVALUATION = {
     "samples_between": "eval_steps_samples",
     "temperatures": "eval_temperatures",
 }
+# Likewise under its key `harder`: the second set of held-out problems.
+_HARDER = {"task": "eval_task", "max_completion_length": "eval_task_length"}
 _KEYS = (
     *("about", "options", "evaluation", "tasks", "models", "regimes", "sweep", "methods", "baseline", "seeds"),
     *("outcome", "margin", "secondary", "hard_regimes"),
@@ -239,10 +241,16 @@ def _seeds(value: Any, where: str) -> list[int]:
 
 
 def _evaluation(value: Any, source: str) -> dict[str, Any]:
-    found = {}
-    for key, entry in _mapping(value, f"{source}: evaluation").items():
-        check_choice(f"{source}: evaluation", key, _EVALUATION)
-        found[_EVALUATION[key]] = entry
+    where = f"{source}: evaluation"
+    found: dict[str, Any] = {}
+    for key, entry in _mapping(value, where).items():
+        check_choice(where, key, (*_EVALUATION, "harder"))
+        if key == "harder":
+            for name, inner in _mapping(entry, f"{where}: harder").items():
+                check_choice(f"{where}: harder", name, _HARDER)
+                found[_HARDER[name]] = inner
+        else:
+            found[_EVALUATION[key]] = entry
     return found
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from covgrpo.studies.analysis import ALL_OUTCOMES, BY_SEED, Cell, analyse, tuned
+from covgrpo.studies.analysis import ALL_OUTCOMES, EVERYWHERE, Cell, analyse, tuned
 from covgrpo.studies.records import Record
 from covgrpo.studies.statistics import Interval, verdict
 from covgrpo.studies.study import Study
@@ -38,11 +38,13 @@ def results_markdown(study: Study, records: Mapping[str, Record], swept: Sequenc
     for name in in_full:
         title = ALL_OUTCOMES[name].title
         margin = study.margin if name == study.outcome else None
-        parts += [f"## {title[0].upper()}{title[1:]}", "", *outcome_table(study, cells[name], margin), ""]
+        table = outcome_table(study, cells[name], margin) if cells[name] else ["Not measured in any run."]
+        parts += [f"## {title[0].upper()}{title[1:]}", "", *table, ""]
     for option in swept:
         parts += _tuned_part(study, records, option)
     shown = {name: cells[name] for name in _SHOWN}
-    for regime in dict.fromkeys(cell.regime for cell in cells[study.outcome] if cell.regime != BY_SEED):
+    there = {cell.regime for found in shown.values() for cell in found}
+    for regime in (name for name in (*study.regimes, EVERYWHERE) if name in there):
         parts += [f"## {regime or study.name}", "", *regime_table(study, shown, regime), ""]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -55,14 +57,8 @@ def outcome_table(study: Study, cells: Sequence[Cell], margin: float | None = No
     ]
     lines = [_line(header), _line(["---"] * len(header))]
     for cell in cells:
-        own, difference = cell.own, cell.difference
-        compared = [""] * 6
-        if difference is not None:
-            compared = [
-                *(f"{difference.mean:+.3f}", _range(difference.low, difference.high, "+.3f")),
-                *(_range(difference.t_low, difference.t_high, "+.3f"), verdict(difference, margin)),
-                *(_p(cell.p), _p(cell.p_corrected)),
-            ]
+        own = cell.own
+        compared = [""] * 6 if cell.difference is None else _compared(cell, cell.difference, margin)
         lines.append(_line([cell.regime, cell.method, str(own.n), f"{own.mean:.3f}", f"{own.median:.3f}", *compared]))
     return lines
 
@@ -103,13 +99,23 @@ def _tuned_part(study: Study, records: Mapping[str, Record], option: str) -> lis
     return [*parts, ""]
 
 
+def _compared(cell: Cell, difference: Interval, margin: float | None) -> list[str]:
+    """The columns from the difference on. One pair, or equal differences, have no interval; nor p where it is 1."""
+    width = difference.has_width
+    bounds = ((difference.low, difference.high), (difference.t_low, difference.t_high))
+    intervals = [_range(low, high, "+.3f") if width else "" for low, high in bounds]
+    p_values = [_p(value) if width or cell.p != 1.0 else "" for value in (cell.p, cell.p_corrected)]
+    return [f"{difference.mean:+.3f}", *intervals, verdict(difference, margin), *p_values]
+
+
 def _shown(cell: Cell | None) -> str:
     if cell is None:
         return ""
     text = _number(cell.own.mean)
     if cell.difference is not None:
         difference = cell.difference
-        text += f" ({_number(difference.mean, '+')} [{_number(difference.low, '+')}, {_number(difference.high, '+')}])"
+        width = f" [{_number(difference.low, '+')}, {_number(difference.high, '+')}]" if difference.has_width else ""
+        text += f" ({_number(difference.mean, '+')}{width})"
     return text
 
 

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -33,7 +33,11 @@ class Problem:
 
 @runtime_checkable
 class Task(Protocol):
-    """The interface of every task. A user's own class needs no base class, only these three names."""
+    """The interface of every task. A user's own class needs no base class, only these three names.
+
+    It may have a fourth, ``vote(answer: str) -> str``: what of an answer a majority vote compares, "" for no vote.
+    Without it that is the whole answer.
+    """
 
     @property
     def spec(self) -> str:
@@ -55,6 +59,12 @@ class Task(Protocol):
         Raises:
             UserError: ``n`` is below 1, or the split is empty.
         """
+
+
+def vote_of(task: Task) -> Callable[[str], str]:
+    """The task's own ``vote``, or the whole answer."""
+    own: Callable[[str], str] | None = getattr(task, "vote", None)
+    return own or str
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,12 @@ class CountdownTask(GeneratedTask):
         """Import path of the style's ``score``."""
         return f"{__name__}_tries:score" if self.style == "tries" else f"{__name__}:score"
 
+    def vote(self, answer: str) -> str:
+        """What counts in a majority vote: the expression; of a trace the try that it ends with."""
+        from covgrpo.tasks.countdown_tries import last_try  # which builds on this module
+
+        return last_try(answer) if self.style == "tries" else answer
+
     @staticmethod
     def info() -> list[TaskInfo]:
         """The entry of the task list."""

@@ -57,6 +57,15 @@ def is_hit(numbers: Sequence[int], target: int, steps: Sequence[str]) -> bool:
     return terms == [target]
 
 
+def last_try(answer: str) -> str:
+    """The steps of the try that a trace ends with, joined by commas, which alone :func:`score` judges.
+
+    "" where the answer has not its only ``!`` at its end.
+    """
+    text, end, rest = answer.strip().partition("!")
+    return text.rpartition(";")[2].replace(" ", ",") if end and not rest else ""
+
+
 def score(payload: dict[str, Any], answer: str) -> float:
     """1 if the stripped answer ends with its only ``!`` and the try before it hits, else 0.
 
