@@ -7,7 +7,8 @@ from covgrpo.metrics.tokens import StepTokens
 
 _SERIES = tuple(digit * 10.0**power for power in (-2, -1, 0, 1) for digit in (1, 2, 5))  # 0.01 to 50
 COVARIANCE_EDGES = (*(-edge for edge in reversed(_SERIES)), 0.0, *_SERIES)
-WEIGHT_EDGES = tuple(i / 20 for i in range(-20, 61))  # -1 to 3
+# fine from 0 to 2, where nearly all weights lie; coarse beyond, to -1 and 3
+WEIGHT_EDGES = (-1.0, -0.75, -0.5, -0.25, *(i / 20 for i in range(41)), 2.25, 2.5, 2.75, 3.0)
 
 
 def histograms(tokens: StepTokens) -> dict[str, list[int] | int]:

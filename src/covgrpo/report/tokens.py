@@ -54,7 +54,7 @@ def _is_histogram(record: dict[str, Any]) -> bool:
 
 
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return isinstance(values, list) and set(map(type, values)) <= {int, float}
 
 
 def damped_tokens(run: RunRecords) -> list[dict[str, Any]]:
