@@ -1,4 +1,4 @@
-"""Completions by vLLM, with a stand-in that draws as vLLM does: one generator a request, seeded by the request's seed."""
+"""Completions by vLLM, with a stand-in that draws as it does: a generator for each request, seeded by its seed."""
 
 import pytest
 from vllm_stand_in import RIGHT, put_in_place

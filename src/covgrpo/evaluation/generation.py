@@ -109,7 +109,7 @@ class VllmEngine:
 def _seed_of_row(seed: int, row: int) -> int:
     """A seed for each row of each batch, in [0, 2^63).
 
-    By a hash: ``seed + row`` would be the next batch's seed as well, and a problem's completions may lie in two batches.
+    By a hash: ``seed + row`` would be seeds of the next batch too, where completions of the same problem may lie.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{row}".encode()).digest()[:8], "big") >> 1
 

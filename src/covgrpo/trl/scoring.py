@@ -61,7 +61,7 @@ class SharedPromptScoring(GRPOTrainer):
 
     @contextmanager
     def _leaving_out(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Set the rows that the loss needs; those of zero advantage add exactly 0 to it and to its gradient."""
+        """Set the rows that the loss needs; one without advantage or penalty adds exactly 0 to it and its gradient."""
         only_policy_term = self.beta == 0.0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled
         # Where parameters are sharded every forward is a collective, and ranks differ in the rows they could leave out.
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
@@ -69,10 +69,13 @@ class SharedPromptScoring(GRPOTrainer):
         if useful and only_policy_term and self.top_entropy_quantile == 1.0:
             advantages = inputs["advantages"]
             active = advantages != 0 if advantages.dim() == 1 else (advantages != 0).any(dim=1)
+            same_policy = int(inputs["rollout_step"]) == self.state.global_step
+            if "kl_penalty" in inputs and not same_policy:
+                active = active | (inputs["kl_penalty"] != 0).any(dim=1)
             if not active.any():
                 # One row stays, so that every parameter gets its (zero) gradient and no rank waits for another.
                 active[inputs["completion_mask"].sum(dim=1).argmin()] = True
-            on_policy = int(inputs["rollout_step"]) == self.state.global_step and "rollout_entropies" in inputs
+            on_policy = same_policy and "rollout_entropies" in inputs
             self._rows = RowsToScore(
                 active=active,
                 logps=inputs["rollout_logps"] if on_policy else None,
