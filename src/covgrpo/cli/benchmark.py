@@ -167,17 +167,14 @@ def _by_vllm(args: argparse.Namespace) -> bool:
 
 
 def _engine(args: argparse.Namespace, model: str, settings: Any, by_vllm: bool) -> Any:
-    import torch
-
     from covgrpo.evaluation.generation import SamplerEngine, VllmEngine
+    from covgrpo.hardware import best_device
     from covgrpo.models import load_model
 
     if by_vllm:
         return VllmEngine(model, settings, args.trust_remote_code)
     loaded, tokenizer = load_model(model, trust_remote_code=args.trust_remote_code)
-    if torch.accelerator.is_available():
-        loaded = loaded.to(torch.accelerator.current_accelerator())
-    return SamplerEngine(loaded, tokenizer, settings)
+    return SamplerEngine(loaded.to(best_device()), tokenizer, settings)
 
 
 def _lengths(drawn: list[Any]) -> dict[str, Any]:
