@@ -36,7 +36,7 @@ def bind_fused_head(model: Any) -> None:
     model that it is called on. Numbers stay the same.
     """
     fused = getattr(model.__dict__.get("forward"), "__func__", None)
-    if fused is None:
+    if not inspect.isfunction(fused):
         return
     original = inspect.getclosurevars(fused).nonlocals.get("original_forward")
     plain = getattr(original, "__func__", None)
