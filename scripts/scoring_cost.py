@@ -12,7 +12,7 @@ import time
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from covgrpo.forward import SharedPrompts, add_shared_prompt
+from covgrpo.forward import SharedPrompts, sharing_prompts
 from covgrpo.hardware import autocast
 from covgrpo.models import load_model
 
@@ -21,7 +21,6 @@ def main(prompts: int = 8, generations: int = 16, prompt_length: int = 75, compl
     model, _ = load_model("smollm2-135m")
     model.train()
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
-    add_shared_prompt(model.base_model)
     torch.manual_seed(0)
     ids = torch.randint(10, 40_000, (prompts, prompt_length)).repeat_interleave(generations, dim=0)
     rows = torch.cat([ids, torch.randint(10, 40_000, (len(ids), completion_length))], dim=1)
@@ -29,7 +28,7 @@ def main(prompts: int = 8, generations: int = 16, prompt_length: int = 75, compl
     labels = batch.completion_ids.reshape(1, -1)
 
     def forward() -> torch.Tensor:
-        with autocast(torch.device("cpu")):
+        with sharing_prompts(model.base_model), autocast(torch.device("cpu")):
             return model(shared_prompt=batch, shift_labels=labels, fused_lm_head=True).log_probs.sum()
 
     def scoring() -> None:

@@ -1,15 +1,12 @@
 """`covgrpo eval --benchmark`: benchmarks by name and file, completions made elsewhere, records, the table."""
 
 import csv
-import importlib.machinery
 import io
 import json
-import sys
-import types
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from vllm_stand_in import put_in_place
 
 from covgrpo.cli import main
 from covgrpo.errors import UserError
@@ -224,34 +221,21 @@ def test_records_of_another_evaluation_are_refused(tmp_path, other):
         draw_all(lambda: Scripted(), prompts, settings, records, {"model": "n" if other == "model" else "m"})
 
 
-def test_vllm_draws_where_it_is_asked_for(monkeypatch, files, capsys):
+def test_vllm_draws_where_it_is_asked_for(monkeypatch, files, tmp_path, capsys):
     """With a stand-in: what it is handed, and what is read of its answers."""
-    handed: dict = {}
-
-    class LLM:
-        def __init__(self, **options):
-            handed["model"] = options
-
-        def chat(self, conversations, parameters, use_tqdm):
-            handed.setdefault("seeds", []).append(parameters["seed"])
-            handed["parameters"], handed["prompts"] = parameters, conversations
-            ends = [
-                SimpleNamespace(text="\\boxed{2}", token_ids=[1, 2, 3], finish_reason=r) for r in ("stop", "length")
-            ]
-            return [SimpleNamespace(outputs=[ends[i % 2]]) for i, _ in enumerate(conversations)]
-
-    module = types.ModuleType("vllm")
-    module.LLM, module.SamplingParams = LLM, lambda **options: options
-    module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
-    monkeypatch.setitem(sys.modules, "vllm", module)
+    vllm = put_in_place(monkeypatch)
+    records = tmp_path / "records.jsonl"
     words = ["org/name", "--benchmark", str(files[0]), "--samples", "2", "--batch-size", "4", "--engine", "vllm"]
-    assert main(["eval", *words, "--json"]) == 0
+    assert main(["eval", *words, "--records", str(records), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert handed["model"]["model"] == "org/name" and not handed["model"]["trust_remote_code"]
-    assert (handed["parameters"]["temperature"], handed["parameters"]["top_p"]) == (0.6, 0.95)
-    assert handed["parameters"]["max_tokens"] == 32_768 and len(set(handed["seeds"])) == 2, "a seed for each batch"
-    assert handed["prompts"][0][-1] == {"role": "user", "content": "Which set?"}
-    assert found["accuracy"] == pytest.approx(1 / 3) and found["truncated"] == 0.5 and found["length"]["mean"] == 3
+    assert vllm.handed["options"] == {"model": "org/name", "trust_remote_code": False, "seed": 0}
+    assert {(p.temperature, p.top_p, p.max_tokens, p.n) for p in vllm.handed["parameters"]} == {(0.6, 0.95, 32_768, 1)}
+    assert len({p.seed for p in vllm.handed["parameters"]}) == 6, "a seed for each completion"
+    assert [c[-1]["content"] for c in vllm.handed["conversations"]][::2] == [p["problem"] for p in PROBLEMS]
+    recorded = [json.loads(line) for line in records.read_text().splitlines()[1:]]
+    assert found["truncated"] == sum(row["truncated"] for row in recorded) / 6 and found["length"]["mean"] == 3
+    assert main(["eval", *words[:-1], "own", "--records", str(records)]) == 2
+    assert "another evaluation" in capsys.readouterr().err, "another engine draws other completions"
 
 
 @pytest.mark.slow

@@ -59,9 +59,8 @@ BAD_OPTIONS = {
     "temperature": (["--temperature", "0"], "temperature is 0.0; it must be above 0"),
     "schedule_steps": (["--steps", "3", "--schedule-steps", "2"], "steps is 3; it must be at most schedule_steps, 2"),
     "loss_temperature": (["--loss-temperature", "0"], "loss_temperature is 0.0; it must be above 0"),
-    "two temperatures": (["--loss-temperature", "0.5"], "is 0.5 and temperature 1; two of them need fast_path: false"),
     "three temperatures": (
-        ["--loss-temperature", "0.5", "--no-fast-path", "--trl", "generation_kwargs={temperature: 2}"],
+        ["--loss-temperature", "0.5", "--trl", "generation_kwargs={temperature: 2}"],
         "generation_kwargs must be a mapping without a temperature beside loss_temperature",
     ),
     "max_prompt_length": (

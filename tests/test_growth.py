@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from covgrpo.forward import SharedPrompts, add_shared_prompt
+from covgrpo.forward import SharedPrompts, sharing_prompts
 from covgrpo.rollouts import SamplingSettings, sample
 
 pytestmark = pytest.mark.slow
@@ -55,12 +55,12 @@ def operations(function) -> int:
 def update_operations(prompts: int, generations: int, length: int, prompt_length: int = 12) -> int:
     """Of a forward and backward pass through the body, on the packed tree."""
     model = tiny_model()
-    add_shared_prompt(model.base_model)
     torch.manual_seed(0)
     ids = torch.randint(3, 80, (prompts, prompt_length)).repeat_interleave(generations, dim=0)
     rows = torch.cat([ids, torch.randint(3, 80, (len(ids), length))], dim=1)
     batch = SharedPrompts.from_rows(rows, torch.ones_like(rows), length)
-    return operations(lambda: model.base_model(shared_prompt=batch).last_hidden_state.sum().backward())
+    with sharing_prompts(model.base_model):
+        return operations(lambda: model.base_model(shared_prompt=batch).last_hidden_state.sum().backward())
 
 
 def test_work_of_an_update_is_linear_in_completions():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
-from covgrpo.forward import SharedPrompts, add_shared_prompt, shared_prompt
+from covgrpo.forward import SharedPrompts, shared_prompt, sharing_prompts
 from covgrpo.forward.length_buckets import length_buckets
 
 
@@ -55,7 +55,6 @@ def in_stages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_buckets_change_no_hidden_state_and_no_gradient(monkeypatch: pytest.MonkeyPatch, in_stages: None) -> None:
     torch.manual_seed(0)
     model = tiny_model(scale=4.0)
-    add_shared_prompt(model.model)
     lengths = torch.tensor([9, 1, 4, 0, 9, 2, 1, 5])
     mask = (torch.arange(9) < lengths[:, None]).long()
     prompt = torch.randint(3, 60, (2, 6))[torch.arange(8) % 2]
@@ -67,7 +66,8 @@ def test_buckets_change_no_hidden_state_and_no_gradient(monkeypatch: pytest.Monk
         monkeypatch.setattr(shared_prompt, "_BUCKET_COST", {"cpu": cost})
         seen: list[tuple[int, ...]] = []
         hook = model.model.embed_tokens.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape))
-        hidden = model.model(shared_prompt=batch).last_hidden_state[0]
+        with sharing_prompts(model.model):
+            hidden = model.model(shared_prompt=batch).last_hidden_state[0]
         hook.remove()
         model.zero_grad()
         (hidden * weight).sum().backward()

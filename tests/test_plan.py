@@ -17,6 +17,7 @@ from covgrpo.models.shapes import KNOWN_SHAPES, shape_of
 from covgrpo.runs.options import TrainOptions, read_yaml
 from covgrpo.tasks import get_answer_format
 
+KEEPS_NO_CACHE = "gradient checkpointing keeps no cache: the update forwards each completion with its own prompt"
 ROOT = Path(__file__).parents[1]
 PAPER_METHODS = ("grpo", "clip_cov", "gaussian", "gaussian_through")
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml")) + sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
@@ -40,7 +41,7 @@ def no_network(monkeypatch):
 def test_every_recipe_resolves_and_fits(recipe, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = plan(capsys, "--config", recipe)
-    assert found["problems"] == []
+    assert [text for text in found["problems"] if text != KEEPS_NO_CACHE] == []
     assert found["memory_bytes"]["in all"] > 0 and found["seconds"]["in all"] > 0
     assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
 
@@ -73,7 +74,7 @@ UNDECIDING = {
     *("task_params", "verifier_timeout", "verifier_workers", "trust_remote_code", "threads", "lora_r", "lora_alpha"),
     *("weighting", "weighting_scope", "weighting_kwargs", "output", "resume", "samples_per_step", "tokens_per_step"),
     *("entropy_probe_steps", "evaluate", "eval_problems", "eval_samples", "eval_steps", "eval_steps_samples"),
-    *("eval_temperatures", "eval_task", "eval_task_length", "report_to"),
+    *("eval_temperatures", "eval_batch_size", "eval_task", "eval_task_length", "report_to", "fast_path"),
 }
 
 
@@ -97,7 +98,7 @@ def test_the_papers_set_up(size, method, capsys):
     paid = 1 if size == "1.5b" else 0
     assert facts["rewards"] == f"correctness x 1, format x {paid} (think_line)"
     assert any("knoveleng/open-rs" in text for text in found["downloads"]) and len(found["downloads"]) == 2
-    assert found["problems"] == []
+    assert found["problems"] == [KEEPS_NO_CACHE]
 
 
 @pytest.mark.parametrize("size", AUTHORS_BY_SIZE)
@@ -182,7 +183,7 @@ def test_144_completions_on_eight_devices(capsys):
         found = plan(capsys, *words, "--micro-batch-size", size)
         facts = found["facts"]
         assert (facts["completions a step"], facts["micro-batches a step"]) == (144, number)
-        assert found["problems"] == []
+        assert [text for text in found["problems"] if text != KEEPS_NO_CACHE] == []
 
 
 def test_the_heads_of_the_recipes_quote_the_plan(capsys):

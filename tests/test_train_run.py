@@ -311,17 +311,18 @@ def test_long_prompts_are_left_out(inside: Path, capsys: pytest.CaptureFixture[s
     assert len(asked) > 3 and all(len(number) == 1 for number in asked)
 
 
-def test_two_temperatures(inside: Path) -> None:
+@pytest.mark.parametrize("path", ["--fast-path", "--no-fast-path"])
+def test_two_temperatures(inside: Path, path: str) -> None:
     """Sampled almost greedily, scored at temperature 1: a group's completions are one, the loss's entropy is not 0."""
-    flags = ["--no-fast-path", "--temperature", "0.001", "--steps", "2"]
-    assert main(words("cold", *flags, "--loss-temperature", "1")) == 0
-    assert main(words("colder", *flags)) == 0
-    cold, colder = metrics(inside / "cold"), metrics(inside / "colder")
+    flags = [path, "--temperature", "0.001", "--steps", "2"]
+    assert main(words(f"cold{path}", *flags, "--loss-temperature", "1")) == 0
+    assert main(words(f"colder{path}", *flags)) == 0
+    cold, colder = metrics(inside / f"cold{path}"), metrics(inside / f"colder{path}")
     for record in (*cold, *colder):
         assert record["frac_reward_zero_std"] == 1
     assert min(record["entropy"] for record in cold) > 1
     assert max(record["entropy"] for record in colder) < 0.1
-    trainer = json.loads((inside / "cold" / "config.json").read_text())["trainer"]
+    trainer = json.loads((inside / f"cold{path}" / "config.json").read_text())["trainer"]
     assert (trainer["temperature"], trainer["generation_kwargs"]) == (1, {"temperature": 0.001})
 
 

@@ -9,7 +9,7 @@ from tiny import tiny_config, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
-from covgrpo.forward import SharedPrompts, add_shared_prompt, shared_prompt, why_not_shareable
+from covgrpo.forward import SharedPrompts, shared_prompt, sharing_prompts, why_not_shareable
 from covgrpo.forward.shared_prompt import _for_rows
 
 pytestmark = pytest.mark.slow
@@ -220,8 +220,8 @@ def test_shared_tokens_change_no_hidden_state_and_no_gradient(own, completions, 
 
     seen = []
     embed = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
-    add_shared_prompt(model.model)
-    hidden = model.model(shared_prompt=SharedPrompts.from_rows(ids, mask, width)).last_hidden_state[0]
+    with sharing_prompts(model.model):
+        hidden = model.model(shared_prompt=SharedPrompts.from_rows(ids, mask, width)).last_hidden_state[0]
     embed.remove()
     if how == "in one pass":  # every token once: the prefix, the prompts' rests, all but the last of each completion
         fed = len(PROMPTS[own]) * sum(len(c) - 1 for c in completions)

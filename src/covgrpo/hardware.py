@@ -20,6 +20,11 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
+def best_device() -> torch.device:
+    """Return the accelerator, or the CPU where there is none."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def autocast(device: torch.device, bf16: bool | None = None) -> Any:
     """Return a context of bfloat16 autocast; ``bf16`` None: where the device has it."""
     use = has_bf16(device) if bf16 is None else bf16

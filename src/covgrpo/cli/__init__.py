@@ -10,8 +10,8 @@ from covgrpo.errors import UserError
 from covgrpo.process import settle_process
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``covgrpo``; returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of ``covgrpo``."""
     from covgrpo.cli import bench, compare, evaluate, listing, report, table, train
 
     parser = argparse.ArgumentParser(
@@ -21,7 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for room in (train, evaluate, compare, table, report, bench, listing):
         room.add_parser(commands)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``covgrpo``; returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
+    args = command_line().parse_args(argv)
     args.words = list(sys.argv[1:] if argv is None else argv)
     _import_from_here()
     settle_process()

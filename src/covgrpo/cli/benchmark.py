@@ -130,14 +130,15 @@ def _completions(args: argparse.Namespace, model: str | None, problems: list[Any
         "max_completion_length": args.max_completion_length,
     }  # fmt: skip
     settings = GenerationSettings(seed=args.seed, **{k: v for k, v in given.items() if v is not None})
-    name = str(_model_folder(str(model)))
+    name, by_vllm = str(_model_folder(str(model))), _by_vllm(args)
     prompt_format = PromptFormat(args.answer_format or "math", args.system_prompt, 0)
     drawn = draw_all(
-        lambda: _engine(args, name, settings),
+        lambda: _engine(args, name, settings, by_vllm),
         {problem.id: prompt_format.messages(problem) for problem in problems},
         settings,
         Path(args.records) if args.records else None,
-        {"model": str(model), "benchmark": args.benchmark},
+        # Another engine draws other completions; records without a name are our sampler's.
+        {"model": str(model), "benchmark": args.benchmark, **({"engine": "vllm"} if by_vllm else {})},
         progress=lambda done, total: print(f"completions: {done}/{total}", file=sys.stderr),
     )
     about = {"label": str(model), "model": str(model), "temperature": settings.temperature, "top_p": settings.top_p}
@@ -153,23 +154,27 @@ def _model_folder(name: str) -> str:
     return name
 
 
-def _engine(args: argparse.Namespace, model: str, settings: Any) -> Any:
+def _by_vllm(args: argparse.Namespace) -> bool:
+    """Whether vLLM draws the completions: where it is asked for, or where it is installed and there is a GPU."""
     from importlib.util import find_spec
 
     import torch
 
-    from covgrpo.evaluation.generation import SamplerEngine, VllmEngine
-    from covgrpo.models import load_model
-
     has_vllm = find_spec("vllm") is not None
     if args.engine == "vllm" and not has_vllm:
         raise UserError("--engine vllm: vLLM is not installed.")
-    if args.engine == "vllm" or (args.engine != "own" and has_vllm and torch.cuda.is_available()):
+    return args.engine == "vllm" or (args.engine != "own" and has_vllm and torch.cuda.is_available())
+
+
+def _engine(args: argparse.Namespace, model: str, settings: Any, by_vllm: bool) -> Any:
+    from covgrpo.evaluation.generation import SamplerEngine, VllmEngine
+    from covgrpo.hardware import best_device
+    from covgrpo.models import load_model
+
+    if by_vllm:
         return VllmEngine(model, settings, args.trust_remote_code)
     loaded, tokenizer = load_model(model, trust_remote_code=args.trust_remote_code)
-    if torch.accelerator.is_available():
-        loaded = loaded.to(torch.accelerator.current_accelerator())
-    return SamplerEngine(loaded, tokenizer, settings)
+    return SamplerEngine(loaded.to(best_device()), tokenizer, settings)
 
 
 def _lengths(drawn: list[Any]) -> dict[str, Any]:

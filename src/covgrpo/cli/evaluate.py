@@ -102,6 +102,7 @@ def _run_options(folder: Path) -> dict[str, Any]:
 
 def _evaluate(model_name: str, options: TrainOptions, args: argparse.Namespace) -> dict[str, Any]:
     from covgrpo.evaluation import EvalSettings, evaluate
+    from covgrpo.hardware import best_device
     from covgrpo.models import load_model
     from covgrpo.runs.libraries import quiet_libraries
     from covgrpo.runs.train import check_prompts
@@ -114,6 +115,7 @@ def _evaluate(model_name: str, options: TrainOptions, args: argparse.Namespace) 
     examples = task.problems("train", options.num_examples, options.seed) if options.num_examples else []
     quiet_libraries()
     model, tokenizer = load_model(model_name, trust_remote_code=args.trust_remote_code)
+    model = model.to(best_device())
     settings = EvalSettings(
         samples=args.samples,
         temperature=options.temperature,

@@ -91,14 +91,27 @@ class VllmEngine:
         """See :class:`Engine`."""
         from vllm import SamplingParams
 
-        parameters = SamplingParams(
-            temperature=self.settings.temperature,
-            top_p=self.settings.top_p,
-            max_tokens=self.settings.max_completion_length,
-            seed=seed,
-        )
+        # vLLM makes one generator for each request from the request's seed: with one seed for all, the completions of a
+        # problem would be the same.
+        parameters = [
+            SamplingParams(
+                temperature=self.settings.temperature,
+                top_p=self.settings.top_p,
+                max_tokens=self.settings.max_completion_length,
+                seed=_seed_of_row(seed, row),
+            )
+            for row in range(len(prompts))
+        ]
         outputs = [result.outputs[0] for result in self.llm.chat(list(prompts), parameters, use_tqdm=False)]
         return [Drawn(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]
+
+
+def _seed_of_row(seed: int, row: int) -> int:
+    """A seed for each row of each batch, in [0, 2^63).
+
+    By a hash: ``seed + row`` would be seeds of the next batch too, where completions of the same problem may lie.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{row}".encode()).digest()[:8], "big") >> 1
 
 
 def draw_all(
@@ -116,7 +129,7 @@ def draw_all(
         prompts: problem id -> chat messages.
         settings: see :class:`GenerationSettings`.
         records: JSON-lines file to which each batch is appended, and from which a stopped evaluation goes on.
-        what: what else decides the completions (model, benchmark); kept in the file's first line.
+        what: what else decides the completions (model, benchmark, engine); kept in the file's first line.
         progress: called with (completions done, completions in all).
 
     Raises:

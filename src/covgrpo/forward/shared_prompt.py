@@ -71,14 +71,17 @@ class SharedPrompts:
         )
 
 
-def add_shared_prompt(backbone: nn.Module) -> None:
-    """Let ``backbone(shared_prompt=SharedPrompts(...))`` return the hidden states that predict the valid tokens.
+@contextmanager
+def sharing_prompts(backbone: nn.Module) -> Iterator[None]:
+    """Inside the block ``backbone(shared_prompt=SharedPrompts(...))`` returns what predicts the valid tokens.
 
     Everything else is the original forward. The output's ``last_hidden_state`` is (1, M, H), one row for each of the
     M valid completion tokens in row-major order: TRL's fused head then scores exactly those when it is called with
     ``shift_labels`` (1, M).
+
+    Outside the block the model is as it was: whatever copies, saves or wraps it meets no patch.
     """
-    original = backbone.forward
+    original, own = backbone.forward, backbone.__dict__.get("forward")
 
     @functools.wraps(type(backbone).forward)
     def forward(self: nn.Module, *args: Any, shared_prompt: SharedPrompts | None = None, **kwargs: Any) -> Any:
@@ -87,6 +90,13 @@ def add_shared_prompt(backbone: nn.Module) -> None:
         return _forward_shared(original, self, shared_prompt, rotary=hasattr(self, "rotary_emb"))
 
     backbone.forward = types.MethodType(forward, backbone)
+    try:
+        yield
+    finally:
+        if own is None:
+            del backbone.forward
+        else:
+            backbone.forward = own
 
 
 def _forward_shared(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) -> Any:

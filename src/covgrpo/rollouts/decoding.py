@@ -19,6 +19,7 @@ from covgrpo.forward import (
     serves_our_attention,
     with_room,
 )
+from covgrpo.rollouts.gate import positions_are_relative
 
 
 @dataclass
@@ -105,12 +106,13 @@ class _CopiedRows:
 def prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch.device) -> Decoding:
     """Forward each distinct prompt once, and what all of them begin with (system prompt, examples) once for all.
 
-    Layout of a row: [common prefix | padding | rest of the prompt]; positions count what is not padding.
+    Layout of a row: [common prefix | padding | rest of the prompt]; positions count what is not padding. Where they are
+    not relative no prefix is taken out, as padding behind it would push the rest away from it.
     """
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     index = {prompt: i for i, prompt in enumerate(distinct)}
     prompt_of_row = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=device)
-    shared = _common_prefix_length(distinct)
+    shared = _common_prefix_length(distinct) if positions_are_relative(model) else 0
     cache = _prefix_cache(model, distinct[0][:shared], len(distinct), device) if shared else None
     start = shared if cache is not None else 0
     length = max(map(len, distinct))

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from covgrpo.errors import UserError
 from covgrpo.rollouts.decoding import prefill
 from covgrpo.rollouts.drawing import Drawing
+from covgrpo.rollouts.gate import causal_lm, why_not_sampled
 from covgrpo.rollouts.settings import SamplingSettings
 
 # Finished rows are dropped when they are this fraction of the batch away from it: dropping copies the others' caches.
@@ -40,9 +42,13 @@ def sample(
         generator: random state; ``None`` is torch's global one.
 
     Raises:
+        UserError: a model that the sampler does not serve (:func:`covgrpo.rollouts.why_not_sampled`).
         ValueError: an empty prompt.
 
     """
+    reason = why_not_sampled(model)
+    if reason is not None:
+        raise UserError(f"{type(causal_lm(model)).__name__} cannot be sampled from here: {reason}.")
     if any(not prompt for prompt in prompts):
         raise ValueError("prompts must not be empty: a completion needs at least one token before it.")
     device = next(model.parameters()).device

@@ -82,6 +82,7 @@ class HeldOut:
             temperature=self.options.temperature,
             max_completion_length=self.options.max_completion_length,
             seed=self.options.seed,
+            batch_size=self.options.eval_batch_size,
             bf16=self.options.bf16,
         )
         return {

@@ -75,7 +75,7 @@ class TrainOptions:
     max_completion_length: int = option(64, "Tokens of a completion at most.", "optimisation")
     temperature: float = option(1.0, "Sampling temperature, which also divides the loss's logits.", "optimisation")
     loss_temperature: float | None = option(
-        None, "Temperature that divides the loss's logits instead; needs --no-fast-path.", "optimisation"
+        None, "Temperature that divides the loss's logits instead; costs a scoring pass.", "optimisation"
     )
     learning_rate: float = option(1e-5, "AdamW's learning rate.", "optimisation")
     lr_scheduler_type: str = option("constant", "Schedule: constant, linear, cosine, ...", "optimisation")
@@ -116,6 +116,7 @@ class TrainOptions:
     eval_task_length: int | None = option(
         None, "Tokens of a completion at most on eval_task; default: max_completion_length.", "run"
     )
+    eval_batch_size: int = option(256, "Completions drawn at once in evaluations; fewer need less memory.", "run")
     report_to: list[str] = option([], "Loggers of transformers: tensorboard, wandb, trackio, ...", "run")
 
     def check(self) -> None:
@@ -144,7 +145,7 @@ class TrainOptions:
             "steps": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "num_iterations": 1,
             "train_problems": 1, "verifier_workers": 1, "save_steps": 1, "samples_per_step": 0, "eval_problems": 1,
             "tokens_per_step": 0, "entropy_probe_steps": 0, "eval_samples": 1, "warmup_steps": 0, "seed": 0,
-            "eval_steps": 0, "eval_steps_samples": 1, "eval_task_length": 1,
+            "eval_steps": 0, "eval_steps_samples": 1, "eval_task_length": 1, "eval_batch_size": 1,
             "max_prompt_length": 1, "schedule_steps": 1,
             "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0, "lora_r": 0, "lora_alpha": 1,
         }  # fmt: skip

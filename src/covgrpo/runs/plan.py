@@ -172,7 +172,9 @@ def _seconds(options: TrainOptions, args: Any, shape: ModelShape, processes: int
     read = 2 * shape.parameters + rows * (_PROMPT_TOKENS + length / 2) * shape.cache_bytes_per_token
     compute = 2 * shape.parameters * rows
     token_s = max(read / (_PEAK_BYTES * _REACHED), compute / (_PEAK_FLOPS * _REACHED))
-    passes = bool(args.beta) + (args.weighting != "none" and (args.use_vllm or not args.fast_path))
+    two_temperatures = options.loss_temperature not in (None, options.temperature)
+    rescored = args.use_vllm or not args.fast_path or two_temperatures
+    passes = bool(args.beta) + (args.weighting != "none" and rescored)
     scoring = 2 * passes * shape.parameters * rows * (length + _PROMPT_TOKENS)
     flops = _PEAK_FLOPS * _REACHED
     return {"sampling": length * token_s, "scoring": scoring / flops, "update": update / flops}
@@ -202,7 +204,7 @@ def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, proces
                 f"{options.max_completion_length} do not fit the model's context of {shape.context}"
             )
     size, _ = options.per_device_batch(processes)
-    if size % options.num_generations and args.fast_path:
+    if size % options.num_generations and args.fast_path and not args.gradient_checkpointing:
         found.append(
             f"micro-batches of {size} split groups of {options.num_generations}: exact, prompts are forwarded oftener"
         )

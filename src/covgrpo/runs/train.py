@@ -22,7 +22,7 @@ from covgrpo.tasks.base import vote_of
 # What a resumed run may be told differently: where and how far it goes, not what it computes.
 _MAY_CHANGE = RESUME_IGNORES | {
     *("options.resume", "options.output", "options.report_to", "options.threads", "options.steps", "trainer"),
-    *("options.samples_per_step", "options.tokens_per_step", "options.entropy_probe_steps"),
+    *("options.samples_per_step", "options.tokens_per_step", "options.entropy_probe_steps", "options.eval_batch_size"),
 }
 
 _FULL_BYTES = 1 << 20  # free space of a disk that counts as full
@@ -310,6 +310,9 @@ class _Session:
         kept = json.loads(path.read_text()) if path.exists() else {}
         if when == "before" and "before" in kept:
             return dict(kept["before"])
+        if when == "before":
+            # Where the trainer will put it: before and after are measured on one device, in one precision.
+            model = model.to(self.args.device)
         found = held_out.evaluate(model, lambda done, total: self.watcher.evaluating(when, done, total))
         self.run.write_json("eval.json", {**kept, when: found})
         return found

@@ -87,11 +87,6 @@ def _given_to_trl(given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any
 
 def _two_temperatures(options: TrainOptions, generation: Any) -> dict[str, Any]:
     """TRL's one temperature is the loss's, and sampling gets its own through ``generation_kwargs``."""
-    if options.fast_path:
-        raise UserError(
-            f"loss_temperature is {options.loss_temperature:g} and temperature {options.temperature:g}; two of them "
-            "need fast_path: false, as the fast path takes the sampler's log-probs for the loss's."
-        )
     if not isinstance(generation, dict) or "temperature" in generation:
         raise UserError("trl: generation_kwargs must be a mapping without a temperature beside loss_temperature.")
     return {

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from covgrpo.trl.gathering import gather_column, valid_tokens
+from covgrpo.trl.gathering import gather_column, multimodal_inputs, valid_tokens
 
 
 class EntropyProbe:
@@ -74,6 +74,7 @@ class EntropyProbe:
                 torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
                 inputs["completion_ids"].size(1),
                 compute_entropy=True,
+                **multimodal_inputs(inputs),
             )
             parts.append(entropies[valid_tokens(inputs).bool()].double())
         return gather_column(trainer.accelerator, torch.cat(parts))

@@ -6,6 +6,25 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+# What TRL hands on to a model that sees more than text.
+_MULTIMODAL = (
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "num_tiles",
+    "image_sizes",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "image_position_ids",
+)
+
+
+def multimodal_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """Images and what belongs to them, as keyword arguments of TRL's scoring; empty where there is only text."""
+    return {name: batch[name] for name in _MULTIMODAL if name in batch}
+
 
 def valid_tokens(batch: dict[str, Any]) -> Tensor:
     """Mask (B, T) of the completion tokens that the loss counts: no padding, no tool output."""

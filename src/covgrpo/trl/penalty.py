@@ -5,7 +5,8 @@ TRL's clipped losses are -min(r A, clip(r) A) with r = pi / pi_old. Where nothin
     A' = A - coef * |log pi - log pi_old| / r          gives          -r A' = -r A + coef * |log pi - log pi_old|,
 
 value and gradient, under whatever normalisation the loss type has. So the penalty enters through the advantages, which
-the loss reads after it has scored the policy.
+the loss reads after it has scored the policy. r and 1 / r are taken in float64: in float32 they leave its range where a
+token's log-prob has fallen by 83 nats, and 0 * inf is NaN.
 """
 
 from typing import Any
@@ -18,6 +19,11 @@ from covgrpo.trl.methods import NO_CLIPPING
 
 # Loss types of the form above; cispo, sapo and vespo treat the ratio otherwise.
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+
+
+# |log pi - log pi_old| in nats up to which the penalty is exact; beyond it fades, as 1 / r stays there.
+_REACH = 600.0
+_REACH_WITHOUT_FLOAT64 = 60.0
 
 
 class TokenPenalty(GRPOTrainer):
@@ -51,14 +57,18 @@ class TokenPenalty(GRPOTrainer):
         # A copy: the advantages of this micro-batch are needed again by later updates.
         self._penalised = dict(inputs)
         try:
-            return super()._compute_loss(model, self._penalised)
+            return super()._compute_loss(model, self._penalised).float()
         finally:
             self._penalised = None
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         scores = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._penalised is not None and torch.is_grad_enabled():
-            log_ratio = scores[0] - self._penalised["old_per_token_logps"]
-            penalty = self._penalised["kl_penalty"] * log_ratio.abs()
-            self._penalised["advantages"] = self._penalised["advantages"] - penalty * torch.exp(-log_ratio)
-        return scores
+        if self._penalised is None or not torch.is_grad_enabled():
+            return scores
+        has_float64 = scores[0].device.type != "mps"
+        logps = scores[0].double() if has_float64 else scores[0]
+        log_ratio = logps - self._penalised["old_per_token_logps"]
+        inverse_ratio = torch.exp(-log_ratio.clamp(min=-(_REACH if has_float64 else _REACH_WITHOUT_FLOAT64)))
+        penalty = self._penalised["kl_penalty"] * log_ratio.abs()
+        self._penalised["advantages"] = self._penalised["advantages"] - penalty * inverse_ratio
+        return logps, *scores[1:]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from covgrpo.forward import NotShareableError, SharedPrompts, add_shared_prompt, why_not_shareable
-from covgrpo.trl.vocabulary_head import tiled_vocabulary_head
+from covgrpo.forward import NotShareableError, SharedPrompts, sharing_prompts, why_not_shareable
+from covgrpo.trl.vocabulary_head import bind_fused_head, tiled_vocabulary_head
 
 logger = get_logger(__name__)
 
@@ -52,8 +52,8 @@ class SharedPromptScoring(GRPOTrainer):
         self._first_use: dict[int, str | None] = {}  # model -> why the shared path failed its check
         self._said: set[str] = set()
         for model in (self.model, self.ref_model):
-            if self.args.fast_path and model is not None:
-                add_shared_prompt(_causal_lm(self.accelerator.unwrap_model(model)).base_model)
+            if model is not None:
+                bind_fused_head(_causal_lm(self.accelerator.unwrap_model(model)))
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         with self._leaving_out(inputs):
@@ -61,7 +61,7 @@ class SharedPromptScoring(GRPOTrainer):
 
     @contextmanager
     def _leaving_out(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Set the rows that the loss needs; those of zero advantage add exactly 0 to it and to its gradient."""
+        """Set the rows that the loss needs; one without advantage or penalty adds exactly 0 to it and its gradient."""
         only_policy_term = self.beta == 0.0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled
         # Where parameters are sharded every forward is a collective, and ranks differ in the rows they could leave out.
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
@@ -69,10 +69,13 @@ class SharedPromptScoring(GRPOTrainer):
         if useful and only_policy_term and self.top_entropy_quantile == 1.0:
             advantages = inputs["advantages"]
             active = advantages != 0 if advantages.dim() == 1 else (advantages != 0).any(dim=1)
+            same_policy = int(inputs["rollout_step"]) == self.state.global_step
+            if "kl_penalty" in inputs and not same_policy:
+                active = active | (inputs["kl_penalty"] != 0).any(dim=1)
             if not active.any():
                 # One row stays, so that every parameter gets its (zero) gradient and no rank waits for another.
                 active[inputs["completion_mask"].sum(dim=1).argmin()] = True
-            on_policy = int(inputs["rollout_step"]) == self.state.global_step and "rollout_entropies" in inputs
+            on_policy = same_policy and "rollout_entropies" in inputs
             self._rows = RowsToScore(
                 active=active,
                 logps=inputs["rollout_logps"] if on_policy else None,
@@ -156,7 +159,8 @@ class SharedPromptScoring(GRPOTrainer):
     def _score_shared(self, model: nn.Module, batch: SharedPrompts) -> tuple[Tensor, Tensor]:
         valid = batch.completion_mask.bool()
         labels = batch.completion_ids[valid][None]
-        with self.accelerator.autocast(), tiled_vocabulary_head(labels.device):
+        backbone = _causal_lm(self.accelerator.unwrap_model(model)).base_model
+        with sharing_prompts(backbone), self.accelerator.autocast(), tiled_vocabulary_head(labels.device):
             output = model(shared_prompt=batch, shift_labels=labels, fused_lm_head=True)
         empty = output.log_probs.new_zeros(valid.shape)
         logps = empty.masked_scatter(valid, output.log_probs)
@@ -202,7 +206,7 @@ class SharedPromptScoring(GRPOTrainer):
         causal = _causal_lm(model)
         backbone, head = causal.base_model, causal.get_output_embeddings()
         try:
-            with torch.autocast(ids.device.type, enabled=False):
+            with sharing_prompts(backbone), torch.autocast(ids.device.type, enabled=False):
                 batch = SharedPrompts.from_rows(ids, mask, logits_to_keep)
                 shared = backbone(shared_prompt=batch).last_hidden_state[0]
                 stock = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state

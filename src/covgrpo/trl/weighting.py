@@ -18,24 +18,11 @@ from covgrpo.core.noise import token_noise
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.trl.choice import choose_weighting
 from covgrpo.trl.entropy_hold import TrainerEntropyHold
-from covgrpo.trl.gathering import gather_rows, local_part, row_keys
+from covgrpo.trl.gathering import gather_rows, local_part, multimodal_inputs, row_keys
 from covgrpo.trl.rollouts import SharedPromptSampling
 
 # Rewards of one group that differ by no more than this fraction of the largest are equal (sums in float32).
 REWARD_NOISE = 1e-6
-
-_MULTIMODAL = (
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "num_tiles",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "image_position_ids",
-)
 
 
 class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
@@ -111,7 +98,7 @@ class TokenWeightedAdvantages(SharedPromptSampling, GRPOTrainer):
                 torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
                 batch["completion_ids"].size(1),
                 batch_size=self.args.per_device_train_batch_size,
-                **{name: batch[name] for name in _MULTIMODAL if name in batch},
+                **multimodal_inputs(batch),
             )
         return logps
 
