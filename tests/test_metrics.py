@@ -7,7 +7,16 @@ import pytest
 import reference
 import torch
 
-from covgrpo.metrics import COVARIANCE_EDGES, WEIGHT_EDGES, StepTokens, histograms, most_damped, summarise
+from covgrpo.metrics import (
+    COVARIANCE_EDGES,
+    SIDE_FRACTIONS,
+    WEIGHT_EDGES,
+    StepTokens,
+    histograms,
+    most_damped,
+    summarise,
+)
+from covgrpo.metrics.summary import rank
 
 F64 = torch.float64
 EXACT = ("cov/pos", "cov/neg", "weight/min", "weight/max", "weight/q")
@@ -102,10 +111,11 @@ def test_summary_of_golden_values():
 def test_the_quantiles_count_tokens_without_rounding_error():
     # k = ceil(f N) in integers, also at every N of which f is a whole number of tokens
     for name, share, one_in in (("0.0001", 1, 10_000), ("0.01", 1, 100), ("0.2", 1, 5), ("0.4", 2, 5)):
-        for n in [*range(1, 300), *range(one_in, 20_001, one_in)]:
+        for n in range(1, 20_001):
+            assert rank(n, SIDE_FRACTIONS[name]) == (n * share + one_in - 1) // one_in
+        for n in {1, 2, 3, 29, one_in - 1, one_in, one_in + 1, 2 * one_in}:
             summary = summarise(step_tokens(c=torch.arange(1, n + 1, dtype=F64)))
-            k = (n * share + one_in - 1) // one_in
-            assert summary[f"cov/pos_{name}"] == n + 1 - k
+            assert summary[f"cov/pos_{name}"] == n + 1 - (n * share + one_in - 1) // one_in
             assert summary["cov/pos_1"] == 1 and "cov/neg_1" not in summary
 
 

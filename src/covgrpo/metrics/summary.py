@@ -68,8 +68,8 @@ def summarise_weighting(
     }
 
 
-def _rank(count: int, fraction: Fraction) -> int:
-    """K = ceil(f N), at least 1, in integers: no interpolation, so that a quantile is a token's own value."""
+def rank(count: int, fraction: Fraction) -> int:
+    """Return k = ceil(f N), at least 1, in integers: no interpolation, so that a quantile is a token's own value."""
     return max(1, -(-count * fraction.numerator // fraction.denominator))
 
 
@@ -77,7 +77,7 @@ def _sides(c: Tensor) -> dict[str, float]:
     ordered = c.sort().values
     negative, positive = ordered[ordered < 0], ordered[ordered > 0].flip(0)
     return {
-        f"cov/{side}_{name}": values[_rank(len(values), fraction) - 1].item()
+        f"cov/{side}_{name}": values[rank(len(values), fraction) - 1].item()
         for side, values in (("pos", positive), ("neg", negative))
         for name, fraction in SIDE_FRACTIONS.items()
         if len(values)
@@ -86,11 +86,11 @@ def _sides(c: Tensor) -> dict[str, float]:
 
 def _weight_quantiles(w: Tensor) -> dict[str, float]:
     ordered = w.sort().values
-    quantiles = {f"weight/q_{n}": ordered[_rank(len(w), f) - 1].item() for n, f in WEIGHT_FRACTIONS.items()}
+    quantiles = {f"weight/q_{n}": ordered[rank(len(w), f) - 1].item() for n, f in WEIGHT_FRACTIONS.items()}
     return {"weight/min": ordered[0].item(), **quantiles, "weight/max": ordered[-1].item()}
 
 
 def _top_share(size: Tensor) -> float:
     total = size.sum()
-    top = size.topk(_rank(len(size), _TOP)).values.sum()
+    top = size.topk(rank(len(size), _TOP)).values.sum()
     return (top / total).item() if total > 0 else 0.0
