@@ -34,7 +34,7 @@ evaluation:
    harder: {task: "own.tasks:letters?question=Harder", max_completion_length: 3}}
 outcome: accuracy@1
 """
-KILLS = int(os.environ.get("COVGRPO_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("COVGRPO_TEST_KILLS", "4"))
 
 
 def compare(here: Path, *more: str) -> Running:
