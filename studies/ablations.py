@@ -5,39 +5,37 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from covgrpo.core.covariance import CompletionCovariance, Covariance
-from covgrpo.core.groups import GroupedTokens
-from covgrpo.core.weighting.gaussian import gaussian_weights
-from covgrpo.core.weighting.gaussian_through import effective_weights, padding
-from covgrpo.core.weighting.kernel import gaussian_exponent, mean_one, precision, variance
+from covgrpo.core.covariance import Covariance, covariance
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import ColumnWeighting
+from covgrpo.core.weighting.gaussian import Gaussian, gaussian_weights
+from covgrpo.core.weighting.gaussian_through import effective_weights, padding_K
+from covgrpo.core.weighting.kernel import log_kernel, mean_one
 
 
 @dataclass(frozen=True)
-class Bandwidth:
+class Bandwidth(ColumnWeighting):
     """The Gaussian kernel with a bandwidth of ``scale`` sigma: w = exp(-c^2 / (2 (scale sigma)^2)), mean 1."""
 
     scale: float = 1.0
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return w~ (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        c = Covariance(tokens)
-        return tokens.map(mean_one(tokens, gaussian_exponent(c, precision(c, self.scale**2 * variance(tokens, c)))))
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w~ (N,)."""
+        c = covariance(tokens)
+        return mean_one(tokens, log_kernel(tokens, c, self.scale**2 * tokens.variance_K(c)))
 
 
 @dataclass(frozen=True)
-class NegativeSide:
+class NegativeSide(ColumnWeighting):
     """The mirror of ``gaussian_one_sided``: only tokens with c < 0 are damped, w = exp(-min(c, 0)^2 / (2 sigma^2)).
 
     Those are likely tokens of completions below the group's mean, and unlikely tokens of completions above it.
     """
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return w~ (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        c = Covariance(tokens)
-        exponent = gaussian_exponent(lambda block: c(block).clamp(max=0), precision(c, variance(tokens, c)))
-        return tokens.map(mean_one(tokens, exponent))
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w~ (N,)."""
+        c = covariance(tokens)
+        return mean_one(tokens, log_kernel(tokens, c.clamp(max=0), tokens.variance_K(c)))
 
 
 @dataclass(frozen=True)
@@ -65,34 +63,30 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class CompletionMeans:
+class CompletionMeans(ColumnWeighting):
     """The Gaussian kernel with l centred by completion and A over completions; no gradient through the weights."""
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return w~ (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        c = CompletionCovariance(tokens)
-        return tokens.map(mean_one(tokens, gaussian_exponent(c, precision(c, variance(tokens, c)))))
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w~ (N,)."""
+        c = Covariance.over_completion(tokens).c
+        return mean_one(tokens, log_kernel(tokens, c, tokens.variance_K(c)))
 
 
 @dataclass(frozen=True)
-class Through:
+class Through(ColumnWeighting):
     """The Gaussian kernel of the text, both means over the group's tokens, with the gradient through the weights."""
 
     normaliser: str | None = None
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return the effective weights (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        return tokens.map(effective_weights(tokens, Covariance(tokens), self.normaliser or "completion"))
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return the effective weights (N,)."""
+        return effective_weights(Covariance.over_group(tokens), self.normaliser or "completion")
 
 
 @dataclass(frozen=True)
-class PaddedMean:
+class PaddedMean(ColumnWeighting):
     """The Gaussian kernel of the text with mean weight G max_i(n_i) / N instead of 1."""
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return the weights (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        mean_K = padding(tokens)
-        return gaussian_weights(logps, advantages, mask, group_ids) * mean_K[tokens.group, None].to(tokens.result_dtype)
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return the weights (N,)."""
+        return Gaussian().weigh(tokens) * tokens.each(padding_K(tokens))

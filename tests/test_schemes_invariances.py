@@ -30,7 +30,7 @@ from scheme_cases import (
 )
 
 from covgrpo import gaussian_weights, get_weighting, token_covariance
-from covgrpo.core import groups
+from covgrpo.core import tokens
 
 # --- invariances ------------------------------------------------------------------------------------------
 
@@ -102,11 +102,11 @@ def test_one_call_equals_a_call_per_group(name, seed):
 
 @EVERY
 @SEEDS
-def test_the_size_of_the_blocks_changes_nothing(name, seed, monkeypatch):
+def test_the_size_of_the_parts_changes_nothing(name, seed, monkeypatch):
     inputs, call = sample_batch(seed), active(name)
     noise = random_noise(inputs, seed)
     whole = call(inputs, noise)
-    monkeypatch.setitem(groups._BLOCK_TOKENS, "cpu", 13)  # two rows a block
+    monkeypatch.setitem(tokens._PART_TOKENS, "cpu", 13)  # a group a part, or two small ones
     close(call(inputs, noise), whole)
 
 

@@ -2,81 +2,76 @@
 
 To first order a step of natural policy gradient changes the entropy by dH ~ -eta * Cov(log pi, A) (arXiv 2505.22617),
 so the tokens with an extreme contribution to that covariance drive entropy collapse (c > 0) or explosion (c < 0).
+
+In columns of the N valid tokens (:class:`covgrpo.core.tokens.Tokens`).
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from covgrpo.core.groups import Block, GroupedTokens, TokenFunction
+from covgrpo.core.tokens import Tokens, evaluate
 
 # Advantages of one group that differ by no more than this are one advantage: rewards that are all equal give A = 0, but
 # in float32 often +-1e-9. Normalised advantages are of order one.
 ADVANTAGE_NOISE = 1e-7
 
 
+@dataclass(frozen=True)
 class Covariance:
-    """c_{i,t} of a batch, evaluated block by block (a ``TokenFunction``).
+    """c = (l - mean(l)) * a and what it is made of, in columns."""
 
-    c_{i,t} = (l_{i,t} - mean(l)) * (A_{i,t} - mean(A))        arXiv 2605.11538, section 3
+    tokens: Tokens
+    c: Tensor  # (N,)
+    a: Tensor  # (N,) A - mean(A)
+    mean_A_K: Tensor  # (K,) the mean in it
+    flat_K: Tensor  # (K,) bool; all advantages are one, and c is 0
+    by_completion: bool  # mean(l) runs over the completion's tokens, else over the group's
 
-    Both means run over the valid tokens of the token's group, so mean(A) is token-weighted and not 0 where the lengths
-    of the completions differ.
+    @classmethod
+    def _of(cls, tokens: Tokens, centred_l: Tensor, mean_A_K: Tensor, by_completion: bool) -> "Covariance":
+        a = tokens.A.sub_(tokens.each(mean_A_K))
+        flat_K = tokens.max_K(a.abs()) <= ADVANTAGE_NOISE
+        c = centred_l.mul_(a).masked_fill_(tokens.each(flat_K), 0)
+        return cls(tokens, c, a, mean_A_K, flat_K, by_completion)
 
-    """
+    @classmethod
+    def over_group(cls, tokens: Tokens) -> "Covariance":
+        """c_{i,t} = (l_{i,t} - mean(l)) * (A_{i,t} - mean(A))        arXiv 2605.11538, section 3.
 
-    def __init__(self, tokens: GroupedTokens):
-        self.tokens = tokens
-        self._take_means()
-        self.flat_A_K = tokens.max(lambda block: self.a(block).abs()) <= ADVANTAGE_NOISE
+        Both means run over the valid tokens of the token's group, so mean(A) is token-weighted and not 0 where the
+        lengths of the completions differ.
+        """
+        l = tokens.l  # noqa: E741 (as in the formula)
+        return cls._of(tokens, l.sub_(tokens.mean(l)), tokens.mean_K(tokens.A), by_completion=False)
 
-    def _take_means(self) -> None:
-        self.mean_l_K = self.tokens.mean(lambda block: block.logps)
-        self.mean_A_K = self.tokens.mean(lambda block: block.advantages)
+    @classmethod
+    def over_completion(cls, tokens: Tokens) -> "Covariance":
+        """c_{i,t} = (l_{i,t} - mean_t(l_i)) * (A_i - mean_j(A_j)): as in the code of the paper's first author.
 
-    def __call__(self, block: Block) -> Tensor:
-        """Return c (b, T) of a block."""
-        c = self._centred_logps(block) * self.a(block)
-        return c.masked_fill(self.flat_A_K[block.group, None], 0)
+        The mean of l runs over the completion's own tokens, the mean of A over the group's completions (each counts
+        once, by the mean over its tokens where A differs between them; one without valid tokens does not count).
+        """
+        l = tokens.l  # noqa: E741 (as in the formula)
+        any_B = (tokens.num_tokens_B > 0).to(tokens.dtype)
+        mean_A_K = tokens.sum_rows(tokens.row_mean(tokens.A) * any_B) / tokens.sum_rows(any_B).clamp(min=1)
+        return cls._of(tokens, l.sub_(tokens.each_row(tokens.row_mean(l))), mean_A_K, by_completion=True)
 
-    def a(self, block: Block) -> Tensor:
-        """Return A - mean(A), (b, T)."""
-        return block.advantages - self.mean_A_K[block.group, None]
-
-    def _centred_logps(self, block: Block) -> Tensor:
-        return block.logps - self.mean_l_K[block.group, None]
-
-    def gradient(self, dL_dc: TokenFunction) -> TokenFunction:
-        """dL/dl from dL/dc: a dL/dc, less its mean over the tokens that share the mean of l."""
-        mean_K = self.tokens.mean(lambda block: self.a(block) * dL_dc(block))
-        return lambda block: self.a(block) * dL_dc(block) - mean_K[block.group, None]
-
-    def rounding_error(self) -> Tensor:
-        """Bound on the rounding error of c in each group: (K,); a spread of c below it means nothing."""
-        max_l_K = self.tokens.max(lambda block: block.logps.abs())
-        max_A_K = self.tokens.max(lambda block: block.advantages.abs())
-        return 64 * torch.finfo(self.tokens.dtype).eps * max_l_K * max_A_K
+    def gradient(self, dL_dc: Tensor) -> Tensor:
+        """dL/dl from dL/dc, (N,): a dL/dc, less its mean over the tokens that share the mean of l."""
+        x = self.a * dL_dc
+        return x - (self.tokens.each_row(self.tokens.row_mean(x)) if self.by_completion else self.tokens.mean(x))
 
 
-class CompletionCovariance(Covariance):
-    """c_{i,t} = (l_{i,t} - mean_t(l_i)) * (A_i - mean_j(A_j)): as in the code of the paper's first author.
+def covariance(tokens: Tokens) -> Tensor:
+    """Return c of the paper, (N,): see :meth:`Covariance.over_group`."""
+    return Covariance.over_group(tokens).c
 
-    The mean of l runs over the completion's own tokens, the mean of A over the group's completions (each counts once,
-    by the mean over its tokens where A differs between them; one without valid tokens does not count).
-    """
 
-    def _take_means(self) -> None:
-        tokens = self.tokens
-        self.mean_l_B = tokens.row_mean(lambda block: block.logps)
-        A_B, any_B = tokens.row_mean(lambda block: block.advantages), (tokens.num_tokens_B > 0).to(tokens.dtype)
-        self.mean_A_K = tokens.sum_rows(A_B * any_B) / tokens.sum_rows(any_B).clamp(min=1)
-
-    def _centred_logps(self, block: Block) -> Tensor:
-        return block.logps - self.mean_l_B[block.rows, None]
-
-    def gradient(self, dL_dc: TokenFunction) -> TokenFunction:
-        """dL/dl from dL/dc: a dL/dc, less its mean over the completion's tokens."""
-        mean_B = self.tokens.row_mean(lambda block: self.a(block) * dL_dc(block))
-        return lambda block: self.a(block) * dL_dc(block) - mean_B[block.rows, None]
+def rounding_error_K(tokens: Tokens) -> Tensor:
+    """Bound on the rounding error of c in each group: (K,); a spread of c below it means nothing."""
+    return 64 * torch.finfo(tokens.dtype).eps * tokens.max_K(tokens.l.abs_()) * tokens.max_K(tokens.A.abs_())
 
 
 def token_covariance(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
@@ -98,5 +93,4 @@ def token_covariance(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids:
         ValueError: a wrong shape or dtype; the sentence names the argument and its shape.
 
     """
-    tokens = GroupedTokens(logps, advantages, mask, group_ids)
-    return tokens.map(Covariance(tokens))
+    return evaluate(covariance, logps, advantages, mask, group_ids)

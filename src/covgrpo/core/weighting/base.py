@@ -1,9 +1,14 @@
 """What a token weighting is."""
 
 import dataclasses
-from typing import Any, Protocol, cast, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor
+
+from covgrpo.core.noise import token_noise
+from covgrpo.core.tokens import Tokens, evaluate
 
 
 @runtime_checkable
@@ -24,6 +29,48 @@ class Weighting(Protocol):
     def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
         """Return weights (B, T), 0 at masked positions, without gradient."""
         ...
+
+
+class ColumnWeighting(ABC):
+    """A scheme written on the columns of the N valid tokens: :meth:`weigh` is its formula."""
+
+    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
+        """Return w (B, T)."""
+        return evaluate(self.weigh, logps, advantages, mask, group_ids)
+
+    @abstractmethod
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w (N,)."""
+
+
+class DrawingWeighting(ABC):
+    """A scheme on columns that draws at random, or breaks ties so."""
+
+    needs_noise: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        logps: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        group_ids: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return w (B, T); ``noise`` (B, T): the numbers that decide the draw, by default those of seed 0."""
+        tokens = Tokens(logps, advantages, mask, group_ids)
+        return tokens.fill(self.weigh(tokens, noise_column(tokens, noise)))
+
+    @abstractmethod
+    def weigh(self, tokens: Tokens, noise: Tensor) -> Tensor:
+        """Return w (N,), given noise (N,)."""
+
+
+def noise_column(tokens: Tokens, noise: Tensor | None) -> Tensor:
+    """Return the noise (B, T) at the valid tokens, by default that of seed 0: (N,)."""
+    if noise is None:
+        num_rows, length = tokens.mask.shape
+        noise = token_noise(0, torch.arange(num_rows, device=tokens.mask.device), length)
+    return tokens.column(noise)
 
 
 def fit_normaliser(weighting: Weighting, normaliser: str | None, loss: str) -> Weighting:

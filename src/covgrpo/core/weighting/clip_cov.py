@@ -1,18 +1,16 @@
 """Clip-Cov: a few random tokens of high covariance get no policy gradient (arXiv 2505.22617, section 4)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import GroupedTokens
-from covgrpo.core.noise import token_noise
+from covgrpo.core.covariance import covariance
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import DrawingWeighting
 
 
 @dataclass(frozen=True)
-class ClipCov:
+class ClipCov(DrawingWeighting):
     """``clip_cov``: w = 0 for max(floor(ratio * N), 1) tokens drawn at random among those with low < c < high, else 1.
 
     Defaults and rule are those of the authors' code (PRIME-RL/Entropy-Mechanism-of-RL), whose recipe also switches the
@@ -26,8 +24,6 @@ class ClipCov:
 
     """
 
-    needs_noise: ClassVar[bool] = True
-
     ratio: float = 0.0002
     low: float = 1.0
     high: float = 5.0
@@ -39,19 +35,8 @@ class ClipCov:
         if not self.low < self.high:
             raise ValueError(f"clip_cov: low ({self.low}) must be below high ({self.high}).")
 
-    def __call__(
-        self,
-        logps: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        group_ids: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        """Return w (B, T); ``noise`` (B, T): the numbers that decide the draw, by default those of seed 0."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        c = tokens.map(Covariance(tokens))
-        if noise is None:
-            noise = token_noise(0, torch.arange(len(logps), device=logps.device), logps.shape[1])
+    def weigh(self, tokens: Tokens, noise: Tensor) -> Tensor:
+        """Return w (N,); ``noise`` (N,) decides the draw."""
+        c = covariance(tokens).to(tokens.result_dtype)  # not finer than what was given
         count_K = (self.ratio * tokens.num_tokens_K).floor().clamp(min=1)
-        dropped = tokens.first(count_K, (c > self.low) & (c < self.high), noise)
-        return (tokens.mask & ~dropped).to(tokens.result_dtype)
+        return (~tokens.first(count_K, (c > self.low) & (c < self.high), noise)).to(tokens.result_dtype)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import GroupedTokens
-from covgrpo.core.weighting.kernel import gaussian_exponent, mean_one, precision, variance
+from covgrpo.core.covariance import covariance
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import ColumnWeighting
+from covgrpo.core.weighting.kernel import log_kernel, mean_one
 
 
 def gaussian_weights(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
@@ -34,15 +35,15 @@ def gaussian_weights(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids:
         ValueError: a wrong shape or dtype; the sentence names the argument and its shape.
 
     """
-    tokens = GroupedTokens(logps, advantages, mask, group_ids)
-    c = Covariance(tokens)
-    return tokens.map(mean_one(tokens, gaussian_exponent(c, precision(c, variance(tokens, c)))))
+    return Gaussian()(logps, advantages, mask, group_ids)
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(ColumnWeighting):
     """``gaussian``: see :func:`gaussian_weights`. No hyperparameter."""
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return w~ (B, T)."""
-        return gaussian_weights(logps, advantages, mask, group_ids)
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w~ (N,)."""
+        c = covariance(tokens)
+        sigma2_K = tokens.variance_K(c)
+        return mean_one(tokens, log_kernel(tokens, c, sigma2_K))

@@ -4,18 +4,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import GroupedTokens
-from covgrpo.core.weighting.kernel import gaussian_exponent, mean_one, precision, variance
+from covgrpo.core.covariance import covariance
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import ColumnWeighting
+from covgrpo.core.weighting.kernel import log_kernel, mean_one
 
 
 @dataclass(frozen=True)
-class GaussianOneSided:
+class GaussianOneSided(ColumnWeighting):
     """``gaussian_one_sided``: w = exp(-max(c, 0)^2 / (2 sigma^2)), then mean 1."""
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return w~ (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        c = Covariance(tokens)
-        exponent = gaussian_exponent(lambda block: c(block).clamp(min=0), precision(c, variance(tokens, c)))
-        return tokens.map(mean_one(tokens, exponent))
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w~ (N,)."""
+        c = covariance(tokens)
+        return mean_one(tokens, log_kernel(tokens, c.clamp(min=0), tokens.variance_K(c)))

@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import GroupedTokens
-from covgrpo.core.weighting.kernel import gaussian_exponent, precision, variance
+from covgrpo.core.covariance import covariance
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import ColumnWeighting
+from covgrpo.core.weighting.kernel import log_kernel
 
 
 @dataclass(frozen=True)
-class GaussianRaw:
+class GaussianRaw(ColumnWeighting):
     """``gaussian_raw``: w = exp(-c^2 / (2 sigma^2)), which also shrinks the update (its mean is below 1)."""
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return w (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        c = Covariance(tokens)
-        exponent = gaussian_exponent(c, precision(c, variance(tokens, c)))
-        return tokens.map(lambda block: torch.exp(exponent(block)))
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w (N,)."""
+        c = covariance(tokens)
+        return log_kernel(tokens, c, tokens.variance_K(c)).exp_()

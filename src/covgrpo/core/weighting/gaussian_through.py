@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from covgrpo.core.covariance import CompletionCovariance, Covariance
-from covgrpo.core.groups import Block, GroupedTokens, TokenFunction
-from covgrpo.core.weighting.kernel import gaussian_exponent, mean_one, precision
+from covgrpo.core.covariance import Covariance
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import ColumnWeighting
+from covgrpo.core.weighting.kernel import log_kernel, mean_one, precision_K
 
 NORMALISERS = ("completion", "token")
 # |A| up to this fraction of the group's largest is 0, and so is mean(A): rounding of float32 advantages.
@@ -65,82 +66,61 @@ def gaussian_through_weights(
     """
     if normaliser not in NORMALISERS:
         raise ValueError(f"normaliser must be {' or '.join(NORMALISERS)}, not {normaliser!r}.")
-    tokens = GroupedTokens(logps, advantages, mask, group_ids)
-    c = CompletionCovariance(tokens)
-    return tokens.map(effective_weights(tokens, c, normaliser, padding(tokens) if padded_mean else None))
+    return GaussianThrough(normaliser, padded_mean)(logps, advantages, mask, group_ids)
 
 
-def effective_weights(
-    tokens: GroupedTokens, c: Covariance, normaliser: str, mean_K: Tensor | None = None
-) -> TokenFunction:
-    """Compute g / (n A), with mean ``mean_K`` (1), for either definition of c; see :func:`gaussian_through_weights`."""
-    mean_K = torch.ones_like(tokens.num_tokens_K) if mean_K is None else mean_K
-    mean_c_K = tokens.mean(c)
-    variance_K = tokens.mean(lambda block: (c(block) - mean_c_K[block.group, None]).square())
-    precision_K = precision(c, variance_K)  # 1 / sigma^2
-    kernel = mean_one(tokens, gaussian_exponent(c, precision_K))  # w~
-    tokens_B = tokens.num_tokens_B.clamp(min=1).to(tokens.dtype)
-    n_B = 1 / tokens_B if normaliser == "completion" else torch.ones_like(tokens_B)
+def effective_weights(cov: Covariance, normaliser: str, mean_weight: Tensor | float = 1.0) -> Tensor:
+    """Compute g / (n A), (N,), for either definition of c; see :func:`gaussian_through_weights`.
 
-    def nA(block: Block) -> Tensor:  # noqa: N802 (as in the formula)
-        return n_B[block.rows, None] * block.advantages
+    ``mean_weight`` is the mean of w~, a number or a column.
 
-    mean_u_K = tokens.mean(lambda block: nA(block) * kernel(block))
+    Raises:
+        ValueError: an advantage is 0 and the mean advantage of its group is not.
 
-    def v(block: Block, w: Tensor) -> Tensor:
-        return w * (nA(block) - mean_u_K[block.group, None])  # u - w sum(u) / S, as w / S = w~ / N
-
-    spread_K = tokens.mean(lambda block: v(block, kernel(block)) * c(block).square()) * precision_K.square()
-
-    def h(block: Block) -> Tensor:
-        c_ = c(block)
-        through_sigma = (c_ - mean_c_K[block.group, None]) * spread_K[block.group, None]
-        return through_sigma - v(block, kernel(block)) * c_ * precision_K[block.group, None]
-
-    moved = c.gradient(h)  # g - u
-    zero = _zero_advantages(tokens, c)
-
-    def weight(block: Block) -> Tensor:
-        return torch.where(zero(block), 1, mean_K[block.group, None] * (kernel(block) + moved(block) / nA(block)))
-
-    return weight
+    """
+    tokens, c, mean = cov.tokens, cov.c, cov.tokens.mean
+    sigma2_K = tokens.variance_K(c)
+    precision = tokens.each(precision_K(tokens, sigma2_K))  # 1 / sigma^2
+    w = mean_one(tokens, log_kernel(tokens, c, sigma2_K))  # w~
+    nA = tokens.A
+    if normaliser == "completion":
+        nA /= tokens.each_row(tokens.num_tokens_B)
+    v = w * (nA - mean(nA * w))  # u - w sum(u) / S, as w / S = w~ / N
+    h = (c - mean(c)) * mean(v * c.square()) * precision.square() - v * c * precision
+    return torch.where(_zero_advantages(cov), 1, mean_weight * (w + cov.gradient(h) / nA))
 
 
-def padding(tokens: GroupedTokens) -> Tensor:
+def padding_K(tokens: Tokens) -> Tensor:
     """Positions of the padded group by its valid tokens, G max_i(n_i) / N: (K,)."""
-    n_B = tokens.num_tokens_B.to(tokens.dtype)
-    longest_K = torch.zeros_like(tokens.num_tokens_K).scatter_reduce_(0, tokens.group, n_B, "amax")
+    n_B = tokens.num_tokens_B
+    longest_K = torch.zeros_like(tokens.num_tokens_K).scatter_reduce_(0, tokens.group_B, n_B, "amax")
     return tokens.sum_rows((n_B > 0).to(tokens.dtype)) * longest_K / tokens.num_tokens_K
 
 
-def _zero_advantages(tokens: GroupedTokens, c: Covariance) -> TokenFunction:
-    """Where A is 0, (b, T) bool.
+def _zero_advantages(cov: Covariance) -> Tensor:
+    """Where A is 0, (N,) bool.
 
     Raises:
         ValueError: a = A - mean(A) is not 0 there as well.
 
     """
-    size_K = tokens.max(lambda block: block.advantages.abs())
-
-    def zero(block: Block) -> Tensor:
-        return block.advantages.abs() <= ZERO * size_K[block.group, None]
-
-    rounding = max(ZERO, 4 * torch.finfo(tokens.advantages.dtype).eps)
-    for rows, block in tokens.blocks():
-        lost = zero(block) & block.mask & (c.a(block).abs() > rounding * size_K[block.group, None])
-        lost &= ~c.flat_A_K[block.group, None]
-        if lost.any():
-            row = rows.start + int(lost.any(dim=1).nonzero()[0])
-            raise ValueError(
-                f"gaussian_through: advantages[{row}] is 0 and the mean advantage of its group is "
-                f"{c.mean_A_K[tokens.group[row]]:.3g}; no weight gives the gradient through the kernel there: use "
-                "advantages whose mean over the completions of a group is 0."
-            )
+    tokens = cov.tokens
+    size = tokens.A.abs_()
+    largest = tokens.each(tokens.max_K(size))
+    zero, rounding = size <= ZERO * largest, max(ZERO, 4 * tokens.eps_A)
+    lost = zero & (cov.a.abs() > rounding * largest) & ~tokens.each(cov.flat_K)
+    if lost.any():
+        row = int(tokens.row[lost.nonzero()[0, 0]])
+        raise ValueError(
+            f"gaussian_through: advantages[{tokens.row_in_batch(row)}] is 0 and the mean advantage of its group is "
+            f"{cov.mean_A_K[tokens.group_B[row]]:.3g}; no weight gives the gradient through the kernel there: use "
+            "advantages whose mean over the completions of a group is 0."
+        )
     return zero
 
 
 @dataclass(frozen=True)
-class GaussianThrough:
+class GaussianThrough(ColumnWeighting):
     """``gaussian_through``: see :func:`gaussian_through_weights`.
 
     Args:
@@ -160,7 +140,7 @@ class GaussianThrough:
         if not isinstance(self.padded_mean, bool):
             raise ValueError(f"gaussian_through: padded_mean must be true or false, not {self.padded_mean!r}.")
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return the effective weights (B, T)."""
-        normaliser = self.normaliser or NORMALISERS[0]
-        return gaussian_through_weights(logps, advantages, mask, group_ids, normaliser, self.padded_mean)
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return the effective weights (N,)."""
+        mean_weight = tokens.each(padding_K(tokens)) if self.padded_mean else 1.0
+        return effective_weights(Covariance.over_completion(tokens), self.normaliser or NORMALISERS[0], mean_weight)

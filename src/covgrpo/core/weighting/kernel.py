@@ -1,38 +1,28 @@
-"""What the Gaussian-kernel schemes share."""
+"""What the Gaussian-kernel schemes share, in columns of the N valid tokens."""
 
 import torch
 from torch import Tensor
 
-from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import Block, GroupedTokens, TokenFunction
+from covgrpo.core.covariance import rounding_error_K
+from covgrpo.core.tokens import Tokens
 
 
-def precision(c: Covariance, variance_K: Tensor) -> Tensor:
+def precision_K(tokens: Tokens, sigma2_K: Tensor) -> Tensor:
     """1 / sigma^2 of each group, (K,); 0 (all weights equal) where sigma is below the rounding error of c."""
-    no_spread_K = variance_K.sqrt() <= c.rounding_error()
-    return torch.where(no_spread_K, 0, 1 / variance_K)
+    return torch.where(sigma2_K.sqrt() <= rounding_error_K(tokens), 0, 1 / sigma2_K)
 
 
-def variance(tokens: GroupedTokens, c: Covariance) -> Tensor:
-    """sigma^2 = mean((c - mean(c))^2) of each group: (K,)."""
-    mean_c_K = tokens.mean(c)
-    return tokens.mean(lambda block: (c(block) - mean_c_K[block.group, None]).square())
+def log_kernel(tokens: Tokens, x: Tensor, sigma2_K: Tensor) -> Tensor:
+    """-x^2 / (2 sigma^2): (N,)."""
+    return x.square().mul_(tokens.each(-0.5 * precision_K(tokens, sigma2_K)))
 
 
-def gaussian_exponent(c: TokenFunction, precision_K: Tensor) -> TokenFunction:
-    """-c^2 / (2 sigma^2)."""
-    return lambda block: -0.5 * precision_K[block.group, None] * c(block).square()
+def mean_one(tokens: Tokens, log_w: Tensor) -> Tensor:
+    """w~ = w * N / sum(w): (N,).
 
-
-def mean_one(tokens: GroupedTokens, exponent: TokenFunction) -> TokenFunction:
-    """w~ = w * N / sum(w) for w = exp(exponent).
-
-    Computed as N * softmax(exponent): subtracting the group's largest exponent keeps w from underflowing.
+    Computed as N * softmax(log w): subtracting the group's largest exponent keeps w from underflowing. ``log_w`` is
+    used up.
     """
-    top_K = tokens.max(exponent).nan_to_num(neginf=0.0)
-
-    def kernel(block: Block) -> Tensor:
-        return torch.exp(exponent(block) - top_K[block.group, None])
-
-    scale_K = tokens.num_tokens_K / tokens.sum(kernel)
-    return lambda block: kernel(block) * scale_K[block.group, None]
+    top_K = tokens.max_K(log_w).nan_to_num(neginf=0.0)
+    w = log_w.sub_(tokens.each(top_K)).exp_()
+    return w.mul_(tokens.each(tokens.num_tokens_K / tokens.sum_K(w)))

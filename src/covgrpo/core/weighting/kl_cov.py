@@ -1,18 +1,17 @@
 """KL-Cov: the tokens of highest covariance are held near the policy that sampled them (arXiv 2505.22617, section 4)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import GroupedTokens
-from covgrpo.core.noise import token_noise
+from covgrpo.core.covariance import covariance
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import DrawingWeighting, noise_column
 
 
 @dataclass(frozen=True)
-class KLCov:
+class KLCov(DrawingWeighting):
     """``kl_cov``: + coef * |log pi - log pi_old| in the loss of the max(floor(ratio * N), 1) tokens of highest c.
 
     All weights are 1; the penalty is what the scheme adds, without PPO clipping. Strictly on-policy it is inert:
@@ -25,8 +24,6 @@ class KLCov:
 
     """
 
-    needs_noise: ClassVar[bool] = True
-
     ratio: float = 0.002
     coef: float = 1.0
 
@@ -37,17 +34,9 @@ class KLCov:
         if not 0 <= self.coef < float("inf"):
             raise ValueError(f"kl_cov: coef must be a finite number of at least 0, got {self.coef}.")
 
-    def __call__(
-        self,
-        logps: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        group_ids: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        """Return 1 at valid positions: (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        return tokens.mask.to(tokens.result_dtype)
+    def weigh(self, tokens: Tokens, noise: Tensor) -> Tensor:
+        """Return 1 at every token: (N,)."""
+        return torch.ones_like(tokens.row, dtype=tokens.result_dtype)
 
     def penalties(
         self,
@@ -58,9 +47,10 @@ class KLCov:
         noise: Tensor | None = None,
     ) -> Tensor:
         """Return the coefficient of |log pi - log pi_old| of each token (B, T); ``noise`` decides between equal c."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        c = tokens.map(Covariance(tokens))
-        if noise is None:
-            noise = token_noise(0, torch.arange(len(logps), device=logps.device), logps.shape[1])
+        tokens = Tokens(logps, advantages, mask, group_ids)
         count_K = (self.ratio * tokens.num_tokens_K).floor().clamp(min=1)
-        return self.coef * tokens.first(count_K, tokens.mask, -c, noise).to(tokens.result_dtype)
+        every = torch.ones_like(tokens.row, dtype=torch.bool)
+        # Not finer than what was given: the noise decides between tokens that rounding sets apart.
+        c = covariance(tokens).to(tokens.result_dtype)
+        highest = tokens.first(count_K, every, -c, noise_column(tokens, noise))
+        return tokens.fill(self.coef * highest.to(tokens.dtype))

@@ -53,8 +53,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from covgrpo.core.covariance import Covariance
-from covgrpo.core.groups import GroupedTokens
+from covgrpo.core.covariance import covariance, rounding_error_K
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import ColumnWeighting
 
 MIN_ESS = 0.5  # (sum w)^2 / (N sum w^2), a fraction of the N tokens
 
@@ -97,7 +98,7 @@ def neutral_weights(
         ValueError: a wrong shape or dtype, or a kappa that is not finite; the sentence names the argument.
 
     """
-    return neutral_fit(logps, advantages, mask, group_ids, kappa).weights
+    return Neutral(kappa)(logps, advantages, mask, group_ids)
 
 
 def neutral_fit(
@@ -105,14 +106,18 @@ def neutral_fit(
 ) -> NeutralFit:
     """:func:`neutral_weights` with what they reach; same arguments and errors."""
     _check_kappa(kappa)
-    tokens = GroupedTokens(logps, advantages, mask, group_ids)
-    c = Covariance(tokens)
-    noise_K = c.rounding_error()
-    solution = _solve(*tokens.flat(c), noise_K, kappa)
-    weights = tokens.map(lambda block: solution.weights(c(block), block.group[:, None]))
+    tokens = Tokens(logps, advantages, mask, group_ids)
+    solution, weights, noise_K = _fit(tokens, kappa)
     target_K = (1 - kappa) * solution.mean
     held_K = (solution.reached - target_K).abs() <= noise_K
-    return NeutralFit(weights, solution.mean, target_K, solution.reached, held_K)
+    return NeutralFit(tokens.fill(weights), solution.mean, target_K, solution.reached, held_K)
+
+
+def _fit(tokens: Tokens, kappa: float) -> tuple["_Solution", Tensor, Tensor]:
+    """Solve in every group: the solution, its weights (N,), and the rounding error of c (K,)."""
+    c, group, noise_K = covariance(tokens), tokens.group, rounding_error_K(tokens)
+    solution = _solve(c, group, noise_K, kappa)
+    return solution, solution.weights(c, group), noise_K
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,7 @@ def _check_kappa(kappa: float) -> None:
 
 
 @dataclass(frozen=True)
-class Neutral:
+class Neutral(ColumnWeighting):
     """``neutral``: see :func:`neutral_weights`.
 
     Args:
@@ -240,9 +245,9 @@ class Neutral:
         """Check kappa."""
         _check_kappa(self.kappa)
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return w (B, T)."""
-        return neutral_weights(logps, advantages, mask, group_ids, self.kappa)
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w (N,)."""
+        return _fit(tokens, self.kappa)[1]
 
     def fit(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> NeutralFit:
         """Return w (B, T) and the mean covariance that it reaches."""

@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from covgrpo.core.groups import GroupedTokens
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import ColumnWeighting
 
 
 @dataclass(frozen=True)
-class NoWeighting:
+class NoWeighting(ColumnWeighting):
     """``none``: every valid token weighs 1."""
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return 1 at valid positions, 0 at masked ones: (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        return tokens.mask.to(tokens.result_dtype)
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return 1 at every token: (N,)."""
+        return torch.ones_like(tokens.row, dtype=tokens.result_dtype)

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from covgrpo.core.groups import GroupedTokens
+from covgrpo.core.tokens import Tokens
+from covgrpo.core.weighting.base import ColumnWeighting
 
 
 @dataclass(frozen=True)
-class Probability:
+class Probability(ColumnWeighting):
     """``prob``: w = alpha * pi + 1 - alpha, with pi = exp(l) the sampled token's probability.
 
     Args:
@@ -24,7 +24,6 @@ class Probability:
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"prob: alpha must be a fraction in [0, 1], got {self.alpha}.")
 
-    def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:
-        """Return w (B, T)."""
-        tokens = GroupedTokens(logps, advantages, mask, group_ids)
-        return tokens.map(lambda block: self.alpha * torch.exp(block.logps) + 1 - self.alpha)
+    def weigh(self, tokens: Tokens) -> Tensor:
+        """Return w (N,)."""
+        return self.alpha * tokens.l.exp_() + 1 - self.alpha
