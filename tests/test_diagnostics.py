@@ -11,6 +11,7 @@ from trl_runs import build, logs, ours, scripted_rollouts, stock, weights
 from covgrpo.callbacks import RunWriter, TokenDiagnostics
 from covgrpo.metrics import summarise
 from covgrpo.report import collect, read_run
+from covgrpo.trl.rollout import Rollout
 
 pytestmark = pytest.mark.slow
 
@@ -54,8 +55,8 @@ def token_table(seen):
 
 
 def rows_of(inputs, scores):
-    width = 10
-    for i, key in enumerate(inputs["row_key"].tolist()):
+    width, rollout = 10, Rollout.read(inputs)
+    for i, key in enumerate(rollout.row_B.tolist()):
 
         def padded(values, row=i):
             values = values[row].double().tolist()
@@ -63,8 +64,8 @@ def rows_of(inputs, scores):
 
         yield {
             "key": key,
-            "logps": padded(inputs["rollout_logps"]),
-            "advantage": inputs["unweighted"][i].item(),
+            "logps": padded(rollout.logps_BT),
+            "advantage": rollout.advantages_B[i].item(),
             "mask": padded(inputs["completion_mask"]),
             "entropies": padded(scores[1].detach()),
         }

@@ -57,14 +57,14 @@ def train(folder, rollouts=None, callbacks=(), **options):
     trainer.kappas = []
     for callback in callbacks:
         trainer.add_callback(callback)
-    weigh = trainer._weigh
+    weigh = trainer.weigher.weigh
 
-    def noting(batch, ids):
-        weigh(batch, ids)
+    def noting(rollout, ids):
+        weigh(rollout, ids)
         trainer.kappas.append(trainer.weighting.kappa)
-        trainer.latest = batch
+        trainer.latest = rollout
 
-    trainer._weigh = noting
+    trainer.weigher.weigh = noting
     return trainer
 
 
@@ -83,13 +83,10 @@ def test_kappa_is_1_while_the_target_is_measured_and_moves_then(tmp_path):
     assert set(others) <= {target}
     assert target == pytest.approx(sum(entropies[:WARM_UP]) / WARM_UP, rel=1e-4), "the sampler's entropies"
     assert len(logged(trainer, "hold/reached")) == 14
-    batch = trainer.latest
-    expected = neutral_weights(
-        batch["rollout_logps"], batch["unweighted"], batch["completion_mask"], None, trainer.kappas[-1]
-    )
-    torch.testing.assert_close(batch["token_weights"], expected)
-    c, w = batch["token_cov"].double(), batch["token_weights"].double()
-    reached = ((c * w).sum() / batch["completion_mask"].sum()).item()
+    rows = trainer.latest
+    expected = neutral_weights(rows.logps_BT, rows.advantages_B, rows.mask_BT, None, trainer.kappas[-1])
+    torch.testing.assert_close(rows.weights_BT, expected)
+    reached = ((rows.c_BT.double() * rows.weights_BT.double()).sum() / rows.mask_BT.sum()).item()
     assert logged(trainer, "hold/reached")[-1] == pytest.approx(reached, rel=1e-6)
 
 
@@ -97,11 +94,8 @@ def test_kappa_is_1_while_the_target_is_measured_and_moves_then(tmp_path):
 def test_without_our_sampler_minus_log_probs_stand_for_the_entropies(tmp_path):
     trainer = train(tmp_path, scripted_rollouts(1), max_steps=1)
     trainer.train()
-    batch = trainer.latest
-    mask = batch["completion_mask"].bool()
-    assert trainer.entropy_hold.controller.entropy == pytest.approx(
-        -batch["rollout_logps"][mask].mean().item(), rel=1e-5
-    )
+    logps = trainer.latest.logps_BT[trainer.latest.mask_BT.bool()]
+    assert trainer.entropy_hold.controller.entropy == pytest.approx(-logps.mean().item(), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_same_gradients_weights_and_metrics_as_stock_in_many_buckets(tmp_path, m
     theirs.train()
     mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7, **rollouts), weighting="none", **options)
     mine.train()
-    assert set(mine._first_use.values()) == {None}, "the shared path was not used"
+    assert set(mine.scorer.first_use.values()) == {None}, "the shared path was not used"
     assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
     assert relative(weights(mine), weights(theirs)) < 1e-5
     names = ["loss", "grad_norm", "reward", "entropy"]

@@ -45,7 +45,7 @@ def test_after_training_the_body_has_no_patch_and_the_model_its_own_numbers(tmp_
     mine = ours(tmp_path, rollouts=scripted_rollouts(7), max_steps=2)
     with torch.enable_grad():
         mine.train()
-    assert set(mine._first_use.values()) == {None}, "the shared path was used"
+    assert set(mine.scorer.first_use.values()) == {None}, "the shared path was used"
     model, plain = mine.accelerator.unwrap_model(mine.model).eval(), tiny_model().eval()
     assert "forward" not in vars(model.model)
     plain.load_state_dict(model.state_dict())

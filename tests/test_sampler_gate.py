@@ -88,7 +88,7 @@ def test_recurrent_and_hybrid_models_are_drawn_from_by_generate(tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         mine = ours(tmp_path, model=model, max_steps=2)
         mine.train()
-    assert mine._samples is None and mine.gradients[-1].isfinite().all() and mine.gradients[-1].abs().max() > 0
+    assert mine.sampler.latest is None and mine.gradients[-1].isfinite().all() and mine.gradients[-1].abs().max() > 0
     assert [said in record.message for record in caplog.records if "generate" in record.message] == [True]
 
 
@@ -98,11 +98,11 @@ def test_a_wrong_sampler_is_noticed_on_first_use(tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         mine = ours(tmp_path, model=alibi(), max_steps=2)
         mine.train()
-    assert mine._samples is None
+    assert mine.sampler.latest is None
     assert sum("the sampler's log-probs differ by" in record.message for record in caplog.records) == 1
 
 
 def test_a_right_sampler_passes_its_check(tmp_path):
     mine = ours(tmp_path, max_steps=1)
     mine.train()
-    assert mine._sampler_checked and mine._samples is not None
+    assert mine.sampler.checked and mine.sampler.latest is not None

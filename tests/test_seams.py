@@ -50,10 +50,10 @@ def test_scoring_seam_starts_with_the_expected_parameters():
 
 def test_multimodal_fields_are_all_known():
     """A field that TRL adds to scoring must be passed on when the weights need a scoring pass."""
-    from covgrpo.trl.gathering import _MULTIMODAL
+    from covgrpo.trl.rollout import MULTIMODAL
 
     names = parameters(GRPOTrainer._get_per_token_logps_and_entropies)[8:]
-    assert sorted(names) == sorted(_MULTIMODAL)
+    assert sorted(names) == sorted(MULTIMODAL)
 
 
 def test_the_loss_takes_token_advantages_and_reads_these_inputs():

@@ -37,7 +37,7 @@ def test_same_gradients_weights_and_metrics_as_stock(tmp_path, options):
     theirs.train()
     mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7, **rollouts), weighting="none", **options)
     mine.train()
-    assert set(mine._first_use.values()) == {None}, "the shared path was not used"
+    assert set(mine.scorer.first_use.values()) == {None}, "the shared path was not used"
     for step, (a, b) in enumerate(zip(mine.gradients, theirs.gradients, strict=True)):
         assert relative(a, b) < (1e-5 if step == 0 else 1e-4)
     assert relative(weights(mine), weights(theirs)) < 1e-5
@@ -86,14 +86,14 @@ def test_sampled_rollouts_train_as_stock_on_the_same_completions(tmp_path):
     """End to end with our sampler: its log-probs feed the weights, and stock on its completions agrees."""
     mine = ours(tmp_path / "a", weighting="none", max_steps=3)
     drawn = []
-    sample = mine._sample
+    sample = mine.sampler.sample
 
     def recording(prompt_ids):
         samples = sample(prompt_ids)
         drawn.append(samples.token_ids)
         return samples
 
-    mine._sample = recording
+    mine.sampler.sample = recording
     mine.train()
     replay = iter(drawn)
     theirs = stock(tmp_path / "b", rollouts=lambda *args, **kwargs: (next(replay), None), max_steps=3)
@@ -161,7 +161,7 @@ def test_learned_positions_are_those_of_stock(tmp_path):
         trainer.train()
         trainers.append(trainer)
     theirs, mine = trainers
-    assert set(mine._first_use.values()) == {None}
+    assert set(mine.scorer.first_use.values()) == {None}
     assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
 
 
@@ -176,7 +176,7 @@ def test_a_wrong_shared_path_is_noticed_on_first_use(tmp_path, caplog, monkeypat
         mine = ours(tmp_path, rollouts=scripted_rollouts(7), max_steps=1)
         mine.train()
     assert any("differ by" in record.message for record in caplog.records)
-    assert "differ by" in next(iter(mine._first_use.values()))
+    assert "differ by" in next(iter(mine.scorer.first_use.values()))
 
 
 def test_distinct_prompts_are_found_whatever_the_order_and_padding():

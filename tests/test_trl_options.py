@@ -108,7 +108,7 @@ def test_vllm_log_probs_are_not_the_statistics(tmp_path, monkeypatch, correction
         tmp_path, use_vllm=True, vllm_mode="colocate", vllm_importance_sampling_correction=correction
     )
     assert mine.vllm_generation.synced == 3
-    assert mine._samples is None
+    assert mine.sampler.latest is None
 
 
 def test_evaluation_during_training_changes_nothing(tmp_path):

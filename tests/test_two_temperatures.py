@@ -21,8 +21,8 @@ def test_everything_is_scored_at_the_losss_temperature(tmp_path, weighting, opti
     """TRL's own trainer on the same completions, weighted by the reference."""
     options = {"max_steps": 3, "temperature": 1.0, "generation_kwargs": {"temperature": 0.5}, **options}
     mine = ours(tmp_path / "a", weighting=weighting, **options)
-    drawn, sample = [], mine._sample
-    mine._sample = lambda prompts: (drawn.append(sample(prompts)), drawn[-1])[1]
+    drawn, sample = [], mine.sampler.sample
+    mine.sampler.sample = lambda prompts: (drawn.append(sample(prompts)), drawn[-1])[1]
     mine.train()
     replay = iter(drawn)
     theirs = (stock if weighting == "none" else reference_weighted)(
@@ -30,7 +30,7 @@ def test_everything_is_scored_at_the_losss_temperature(tmp_path, weighting, opti
     )
     theirs.train()
     assert drawn, "our sampler drew"
-    assert set(mine._first_use.values()) == {None}, "prompts are shared in the update all the same"
+    assert set(mine.scorer.first_use.values()) == {None}, "prompts are shared in the update all the same"
     for step, (a, b) in enumerate(zip(mine.gradients, theirs.gradients, strict=True)):
         assert relative(a, b) < (1e-5 if step == 0 else 1e-4)
     assert relative(weights(mine), weights(theirs)) < 1e-5

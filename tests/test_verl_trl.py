@@ -12,6 +12,7 @@ from verl_trl_cases import VERL_CPU, compare, trl_trainer
 
 from covgrpo.core import get_weighting
 from covgrpo.engines.rows import number, weigh_rows
+from covgrpo.trl.rollout import Rollout
 
 from verl_runs import read  # isort: skip
 
@@ -24,14 +25,19 @@ def dump():
 def test_the_same_log_probs_give_the_same_weights(dump, tmp_path):
     """verl's driver batch through the function with which the TRL trainer weighs."""
     trainer = trl_trainer(tmp_path, dump)
-    batch = {
-        "advantages": dump.tensors["advantages"].sum(1) / dump.tensors["response_mask"].sum(1),
-        "completion_mask": dump.tensors["response_mask"],
-        "rollout_logps": dump.tensors["old_log_probs"],
-    }
-    trainer._weigh(batch, number(dump.metadata["uid"]))
-    torch.testing.assert_close(batch["advantages"], dump.tensors["weighted"], rtol=1e-6, atol=1e-6)
-    assert (batch["token_weights"][dump.tensors["response_mask"].bool()] - 1).abs().max() > 0.5
+    mask, logps = dump.tensors["response_mask"], dump.tensors["old_log_probs"]
+    weighted, weights = weighted_by(trainer, dump.tensors["advantages"].sum(1) / mask.sum(1), mask, logps, dump)
+    torch.testing.assert_close(weighted, dump.tensors["weighted"], rtol=1e-6, atol=1e-6)
+    assert (weights[mask.bool()] - 1).abs().max() > 0.5
+
+
+def weighted_by(trainer, advantages, mask, logps, dump):
+    """Advantages (B, T) and weights as the TRL trainer's weigher makes them of (B,)."""
+    inputs = {"advantages": advantages, "completion_mask": mask, "old_per_token_logps": logps}
+    rollout = Rollout.sampled(inputs, torch.arange(len(mask)), num_generations=1, step=0)
+    trainer.weigher.weigh(rollout, number(dump.metadata["uid"]))
+    rollout.write(inputs)
+    return inputs["advantages"], rollout.weights_BT
 
 
 @pytest.mark.parametrize(("loss_type", "normaliser"), [("dapo", "token"), ("grpo", "completion")])
@@ -43,9 +49,8 @@ def test_the_gradient_through_the_weights_is_the_same_in_both(dump, tmp_path, lo
         get_weighting("gaussian_through", normaliser=normaliser), "group", logps, A, mask.bool(), uid
     )
     trainer = trl_trainer(tmp_path, dump, weighting="gaussian_through", loss_type=loss_type)
-    batch = {"advantages": A.sum(1) / mask.sum(1), "completion_mask": mask, "rollout_logps": logps}
-    trainer._weigh(batch, number(uid))
-    torch.testing.assert_close(batch["advantages"], by_verl, rtol=1e-6, atol=1e-6)
+    weighted, _ = weighted_by(trainer, A.sum(1) / mask.sum(1), mask, logps, dump)
+    torch.testing.assert_close(weighted, by_verl, rtol=1e-6, atol=1e-6)
     expected = reference_through.gaussian_through_weights(
         logps.double().tolist(), A.double().tolist(), mask.tolist(), number(uid).tolist(), normaliser
     )

@@ -6,7 +6,7 @@ import trl.trainer.utils as trl_utils
 from torch import Tensor
 
 from covgrpo.forward import TiledVocabularyHead, vocabulary_head
-from covgrpo.trl.vocabulary_head import tiled_vocabulary_head
+from covgrpo.trl.fused_head import tiled_vocabulary_head
 
 M, V, H = 7, 11, 5
 VARIANTS = {

@@ -9,6 +9,7 @@ from tiny import tiny_model, tiny_tokenizer
 from trl_runs import BASE
 
 from covgrpo.trl import CovGRPOConfig, CovGRPOTrainer
+from covgrpo.trl.rollout import Rollout
 
 VERL_CPU = Path(__file__).parent / "verl_cpu"
 sys.path.insert(0, str(VERL_CPU))
@@ -85,7 +86,8 @@ def trl_weights_of_the_rollouts(folder, dump):
     mask = batch["completion_mask"]
     prompts = [p[m.bool()].tolist() for p, m in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)]
     tokens = [[*p, -1, *c[m.bool()].tolist()] for p, c, m in zip(prompts, batch["completion_ids"], mask, strict=True)]
-    return rows_by_tokens(tokens, batch["token_weights"], mask), rows_by_tokens(tokens, batch["rollout_logps"], mask)
+    rollout = Rollout.read(batch)
+    return rows_by_tokens(tokens, rollout.weights_BT, mask), rows_by_tokens(tokens, rollout.logps_BT, mask)
 
 
 def verl_weights(dump):

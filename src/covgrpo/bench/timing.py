@@ -4,15 +4,17 @@ import time
 from typing import Any
 
 from transformers import TrainerCallback
+from trl import GRPOTrainer
 
 from covgrpo.bench.case import PHASES
-from covgrpo.trl.timing import PhaseTimes
+from covgrpo.trl.timing import Phases
 
 
-class TimedPhases(PhaseTimes):
-    """Mix-in for a ``GRPOTrainer`` that can be handed another trainer's completions, beside the seconds by phase."""
+class TimedPhases(GRPOTrainer):
+    """Mix-in for a ``GRPOTrainer``: the seconds by phase, and it can be handed another trainer's completions."""
 
     def __init__(self, *args: Any, **kwargs: Any):
+        self.bench_phases = Phases()
         super().__init__(*args, **kwargs)
         self.drawn: list[list[int]] = []
         self.num_drawn_tokens = 0  # that the trainer sampled itself, handed completions or not
@@ -21,7 +23,8 @@ class TimedPhases(PhaseTimes):
         self.rewards: Any = None
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        result = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        with self.bench_phases.timed("sampling"):
+            result = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self.num_drawn_tokens = sum(map(len, result[0]))
         if self.handed is not None:
             # Sampled and timed as ever, then set aside: the update is on the same tokens on both sides.
@@ -31,8 +34,16 @@ class TimedPhases(PhaseTimes):
         return result
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        self.rewards = super()._calculate_rewards(*args, **kwargs)
+        with self.bench_phases.timed("reward"):
+            self.rewards = super()._calculate_rewards(*args, **kwargs)
         return self.rewards
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        return self.bench_phases.scoring(super()._get_per_token_logps_and_entropies, *args, **kwargs)
+
+    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        with self.bench_phases.timed("preparing"):
+            return super()._prepare_inputs(*args, **kwargs)
 
 
 class StepGate(TrainerCallback):
@@ -47,7 +58,7 @@ class StepGate(TrainerCallback):
         """Wait for ``("step", completions or None)``."""
         self.connection.send(("ready", None))
         _, self.trainer.handed = self.connection.recv()
-        self.trainer.seconds.clear()
+        self.trainer.bench_phases.seconds.clear()
         self._started = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -58,7 +69,7 @@ class StepGate(TrainerCallback):
 
 def step_record(trainer: Any, total_s: float) -> dict[str, Any]:
     """Seconds by phase, tokens, and what shows that both sides did the same step."""
-    seconds = dict(trainer.seconds)
+    seconds = dict(trainer.bench_phases.seconds)
     preparing = seconds.pop("preparing", 0.0)
     phases = {phase: seconds.get(phase, 0.0) for phase in PHASES}
     phases["rest"] = max(preparing - phases["sampling"] - phases["scoring"] - phases["reward"], 0.0)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from covgrpo.core import Weighting, fit_normaliser, get_weighting
+from covgrpo.trl.penalty import check_penalty
 
 # What TRL's losses divide a token by, up to one number for all. vespo weighs whole completions anew.
 NORMALISERS = {
@@ -41,3 +42,19 @@ def choose_weighting(args: Any) -> Weighting:
             f"({args.gradient_accumulation_steps}), as TRL then deals the completions of a group to several steps."
         )
     return fit_normaliser(weighting, NORMALISERS.get(args.loss_type), f"loss_type={args.loss_type!r}")
+
+
+def check_engine(args: Any, weighting: Weighting, sharded: bool) -> None:
+    """Check what only a trainer knows.
+
+    Raises:
+        ValueError: an option combination that cannot be exact; one sentence.
+
+    """
+    if hasattr(weighting, "penalties"):
+        check_penalty(args)
+    if args.entropy_probe_steps and sharded:
+        raise ValueError(
+            f"entropy_probe_steps is {args.entropy_probe_steps}; it cannot be used where FSDP or DeepSpeed shards "
+            "the parameters."
+        )

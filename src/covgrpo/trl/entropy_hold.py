@@ -3,34 +3,44 @@
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from covgrpo.core import token_covariance
 from covgrpo.engines.entropy import EntropyHold, measure_entropy
 from covgrpo.trl.gathering import gather_rows
+from covgrpo.trl.rollout import Rollout
 
 
 class TrainerEntropyHold(EntropyHold):
-    """:class:`EntropyHold` for a trainer whose processes each hold some rows of the rollout batch."""
+    """:class:`EntropyHold` for a trainer whose processes each hold some rows of the rollout batch.
 
-    def __init__(self, trainer: Any, scheme: Any):
+    Args:
+        accelerator: of the trainer.
+        scheme: see :class:`EntropyHold`.
+        scope: the weighting's, ``group`` or ``batch``.
+
+    """
+
+    def __init__(self, accelerator: Accelerator, scheme: Any, scope: str):
         super().__init__(scheme)
-        self.trainer = trainer
+        self.accelerator, self.scope = accelerator, scope
 
-    def observe_batch(self, batch: dict[str, Any]) -> None:
-        """Take in a rollout batch, (B, ...) on each process: with ``rollout_logps`` and ``row_key``.
+    def observe_rollout(self, rollout: Rollout) -> None:
+        """Take in a rollout batch, this process's rows, with their log-probs.
 
         Our sampler has measured the entropies. Where something else sampled, -log-probs stand for them.
         """
-        trainer, logps = self.trainer, batch["rollout_logps"]
-        group = batch["row_key"] // trainer.num_generations
-        rows = gather_rows(trainer.accelerator, batch, logps, group)
-        entropies = gather_rows(trainer.accelerator, batch, batch.get("rollout_entropies", -logps), group)["logps"]
-        ids = rows["ids"] if trainer.args.weighting_scope == "group" else torch.zeros_like(rows["ids"])
+        logps = rollout.logps_BT
+        assert logps is not None  # noqa: S101 (the weigher sees to it)
+        measured = -logps if rollout.entropies_BT is None else rollout.entropies_BT
+        rows = gather_rows(self.accelerator, rollout, rollout.group_B, logps)
+        entropies = gather_rows(self.accelerator, rollout, rollout.group_B, measured)["logps"]
+        ids = rows["ids"] if self.scope == "group" else torch.zeros_like(rows["ids"])
         c = token_covariance(rows["logps"], rows["advantages"], rows["mask"], ids).double()
         H, variance = measure_entropy(entropies, rows["mask"], rows["ids"])
         mean_c = (c.sum() / rows["mask"].sum().clamp(min=1)).item()
         numbers = torch.tensor([H, variance, mean_c, self.reached], dtype=torch.float64, device=logps.device)
-        if trainer.accelerator.num_processes > 1:  # sums may differ in the last bit between devices; kappa must not
+        if self.accelerator.num_processes > 1:  # sums may differ in the last bit between devices; kappa must not
             numbers = broadcast(numbers)
         self.observe(*numbers.tolist())

@@ -1,11 +1,14 @@
 """What an update did to the entropy of the tokens that it trained on, beside what the covariance predicts."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from covgrpo.trl.gathering import gather_column, multimodal_inputs, valid_tokens
+from covgrpo.trl.gathering import gather_column
+from covgrpo.trl.rollout import scoring_inputs, valid_tokens
 
 
 class EntropyProbe:
@@ -13,25 +16,38 @@ class EntropyProbe:
 
     dH ~ -eta Cov(log pi, w A) holds for a step of gradient descent with rate eta (arXiv 2505.22617). Adam's step d is
     another; eta is taken as the length of its part along the gradient g, as a multiple of g:  eta = -<d, g> / <g, g>.
+
+    Args:
+        accelerator: of the trainer.
+        model: the policy, perhaps wrapped.
+        score: TRL's scoring, ``_get_per_token_logps_and_entropies``.
+        every: returns the steps between measurements; 0: none.
+
     """
 
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
+    def __init__(
+        self, accelerator: Accelerator, model: Any, score: Callable[..., Any], every: Callable[[], int] = lambda: 1
+    ):
+        self.accelerator, self.model, self.score, self.every = accelerator, model, score, every
         self._inputs: list[dict[str, Any]] = []
         self._before: Tensor | None = None
-        self._weights: list[tuple[Tensor, Tensor]] = []
+        self._weights: list[tuple[nn.Parameter, Tensor]] = []
         self._eta = 0.0
 
     def keep(self, inputs: dict[str, Any]) -> None:
         """Remember a micro-batch of the step."""
-        if self.trainer.entropy_probe_steps:
+        if self.every():
             self._inputs.append(inputs)
+
+    def is_due(self, step: int) -> bool:
+        """Whether this optimizer step, counted from 1, is measured."""
+        return bool(self.every()) and step % self.every() == 0
 
     @torch.no_grad()
     def before(self) -> None:
         """Score, and copy the weights: between the backward pass and the optimizer's step."""
         self._before = self._entropies()
-        parameters = (p for p in self.trainer.model.parameters() if p.grad is not None)
+        parameters = (p for p in self.model.parameters() if p.grad is not None)
         self._weights = [(p, p.detach().clone()) for p in parameters]
 
     @torch.no_grad()
@@ -48,33 +64,28 @@ class EntropyProbe:
         self._weights = []
 
     @torch.no_grad()
-    def after(self) -> dict[str, float]:
-        """Return ``entropy/change`` and ``entropy/predicted_step`` (nats a token); empty if this step is not probed."""
+    def after(self, covariance: float) -> dict[str, float]:
+        """Return ``entropy/change`` and ``entropy/predicted_step`` (nats a token); empty if this step is not probed.
+
+        Args:
+            covariance: mean of w c over the step's tokens, nats x advantage.
+
+        """
         before, self._before = self._before, None
-        tokens, inputs = self.trainer.step_tokens, self._inputs
         result = {}
-        if before is not None and tokens is not None and len(before):
-            covariance = self.trainer._metrics["train"]["cov/weighted"][-1]
+        if before is not None and len(before):
             change = (self._entropies() - before).mean().item()
             result = {"entropy/change": change, "entropy/predicted_step": -self._eta * covariance}
-        if inputs:
-            self._inputs = []
+        self._inputs = []
         return result
 
     def _entropies(self) -> Tensor:
         """Entropies (N,) of the step's valid tokens, over all processes, under the policy as it is now."""
-        trainer = self.trainer
         # Outside the DDP wrapper: no gradient is wanted. The same rows, split as in the update.
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = self.accelerator.unwrap_model(self.model)
         parts = []
         for inputs in self._inputs:
-            _, entropies, _ = trainer._get_per_token_logps_and_entropies(
-                model,
-                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-                torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
-                inputs["completion_ids"].size(1),
-                compute_entropy=True,
-                **multimodal_inputs(inputs),
-            )
+            text, multimodal = scoring_inputs(inputs)
+            _, entropies, _ = self.score(model, *text, compute_entropy=True, **multimodal)
             parts.append(entropies[valid_tokens(inputs).bool()].double())
-        return gather_column(trainer.accelerator, torch.cat(parts))
+        return gather_column(self.accelerator, torch.cat(parts))

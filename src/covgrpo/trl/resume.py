@@ -11,17 +11,28 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.utils.data import Sampler
 from transformers import TrainerCallback
-from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
+
+from covgrpo.trl.rollout import Rollout
 
 _STATE = "covgrpo_state.json"
 
 
 class EpochSampler(RepeatSampler):
     """TRL's sampler, with the order of any epoch to be had without going through the epochs before it."""
+
+    @classmethod
+    def like(cls, theirs: RepeatSampler) -> "EpochSampler":
+        """Make one with the settings of TRL's."""
+        return cls(
+            data_source=theirs.data_source,
+            mini_repeat_count=theirs.mini_repeat_count,
+            batch_size=theirs.batch_size,
+            repeat_count=theirs.repeat_count,
+            shuffle=theirs.shuffle,
+            seed=theirs.seed,
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Put the generator where it stands after ``epoch`` epochs."""
@@ -31,69 +42,65 @@ class EpochSampler(RepeatSampler):
                 torch.randperm(self.num_samples, generator=self.generator)
 
 
-class _SetEpoch(TrainerCallback):
-    def __init__(self, trainer: "ExactResume"):
-        self.trainer = trainer
+class EpochOrder(TrainerCallback):
+    """Puts the sampler of prompts into the order of the epoch that begins."""
+
+    def __init__(self) -> None:
+        self.sampler: EpochSampler | None = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.epoch_sampler is not None:
-            self.trainer.epoch_sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
+        """Set the order."""
+        if self.sampler is not None:
+            self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
-class ExactResume(GRPOTrainer):
-    """Saves and restores what transformers does not."""
+def save_state(trainer: Any, folder: Path) -> None:
+    """Write what a resumed run needs into a checkpoint, on every process, before transformers completes it.
 
-    epoch_sampler: EpochSampler | None = None
+    Whatever is missing when the run is stopped in between, transformers' own state is: the checkpoint does not count.
+    """
+    generate_every = trainer.args.steps_per_generation * trainer.num_iterations
+    pending = trainer._buffered_inputs if trainer._step % generate_every else None
+    folder.mkdir(parents=True, exist_ok=True)
+    if pending is not None:
+        save_file(_flat(pending), folder / _rollouts_file(trainer))
+    if trainer.args.should_save:
+        others = [_others(micro) for micro in pending] if pending is not None else None
+        state = {"micro_batches_done": trainer._step, "pending": others}
+        if trainer.entropy_hold is not None:
+            state["entropy_hold"] = trainer.entropy_hold.state_dict()
+        (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    trainer.accelerator.wait_for_everyone()
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.add_callback(_SetEpoch(self))
 
-    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
-        theirs = super()._get_train_sampler(dataset)
-        self.epoch_sampler = EpochSampler(
-            data_source=theirs.data_source,
-            mini_repeat_count=theirs.mini_repeat_count,
-            batch_size=theirs.batch_size,
-            repeat_count=theirs.repeat_count,
-            shuffle=theirs.shuffle,
-            seed=theirs.seed,
-        )
-        return self.epoch_sampler
+def load_state(trainer: Any, checkpoint: str | None) -> None:
+    """Go on from a checkpoint; one that is not of this trainer is left to TRL's own way of resuming.
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        generate_every = self.args.steps_per_generation * self.num_iterations
-        pending = self._buffered_inputs if self._step % generate_every else None
-        if pending is not None:
-            save_file(_flat(pending), folder / self._rollouts_file())
-        if self.args.should_save:
-            others = [_others(micro) for micro in pending] if pending is not None else None
-            state = {"micro_batches_done": self._step, "pending": others}
-            hold = getattr(self, "entropy_hold", None)
-            if hold is not None:
-                state["entropy_hold"] = hold.state_dict()
-            (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    Raises:
+        ValueError: the rollouts that it needs are not of this version.
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not (Path(checkpoint) / _STATE).is_file():
-            return  # not a checkpoint of this trainer: TRL's own way of resuming
-        state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
-        self._step = state["micro_batches_done"]
-        hold = getattr(self, "entropy_hold", None)
-        if hold is not None and "entropy_hold" in state:
-            hold.load_state_dict(state["entropy_hold"])
-            self.weighting = hold.weighting
-        if state["pending"] is not None:
-            tensors = load_file(Path(checkpoint) / self._rollouts_file(), device=str(self.accelerator.device))
-            self._buffered_inputs = [
-                {**_unflat(tensors, index), **others} for index, others in enumerate(state["pending"])
-            ]
+    """
+    if checkpoint is None or not (Path(checkpoint) / _STATE).is_file():
+        return
+    state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
+    trainer._step = state["micro_batches_done"]
+    if trainer.entropy_hold is not None and "entropy_hold" in state:
+        trainer.entropy_hold.load_state_dict(state["entropy_hold"])
+        trainer.weigher.weighting = trainer.entropy_hold.weighting
+    if state["pending"] is not None:
+        path = Path(checkpoint) / _rollouts_file(trainer)
+        tensors = load_file(path, device=str(trainer.accelerator.device))
+        pending = [{**_unflat(tensors, index), **others} for index, others in enumerate(state["pending"])]
+        if any(Rollout.read(micro) is None for micro in pending):
+            raise ValueError(
+                f"{path} was written by an earlier version of covgrpo in the middle of a rollout batch; go on from a "
+                "checkpoint at the end of one, or with that version."
+            )
+        trainer._buffered_inputs = pending
 
-    def _rollouts_file(self) -> str:
-        return f"rollouts-{self.accelerator.process_index}.safetensors"
+
+def _rollouts_file(trainer: Any) -> str:
+    return f"rollouts-{trainer.accelerator.process_index}.safetensors"
 
 
 def _flat(micro_batches: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

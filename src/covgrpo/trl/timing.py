@@ -2,39 +2,33 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from trl import GRPOTrainer
 
 
-class PhaseTimes(GRPOTrainer):
-    """Mix-in that adds up ``seconds`` by phase: sampling, scoring (log-probs without gradient), reward, preparing (all
-    of these and what lies between them).
+class Phases:
+    """Adds up ``seconds`` by phase: sampling, scoring (log-probs without gradient), reward, preparing (all of these and
+    what lies between them).
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        super().__init__(*args, **kwargs)
 
-    def _timed(self, phase: str, method: Any, *args: Any, **kwargs: Any) -> Any:
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Count the time inside the block."""
         started = time.perf_counter()
         try:
-            return method(*args, **kwargs)
+            yield
         finally:
             self.seconds[phase] += time.perf_counter() - started
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        return self._timed("sampling", super()._generate_single_turn, *args, **kwargs)
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        return self._timed("reward", super()._calculate_rewards, *args, **kwargs)
-
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        score = super()._get_per_token_logps_and_entropies
+    def scoring(self, score: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call TRL's scoring, timed where it is a pass of its own: the update's belongs to the update."""
         if torch.is_grad_enabled():
             return score(*args, **kwargs)
-        return self._timed("scoring", score, *args, **kwargs)
-
-    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        return self._timed("preparing", super()._prepare_inputs, *args, **kwargs)
+        with self.timed("scoring"):
+            return score(*args, **kwargs)

@@ -1,21 +1,38 @@
-"""``CovGRPOTrainer``: TRL's ``GRPOTrainer`` with covariance-weighted advantages and no repeated work."""
+"""``CovGRPOTrainer``: TRL's ``GRPOTrainer`` with covariance-weighted advantages and no repeated work.
+
+The methods stand in the order in which a step goes through them: prompts -> rollouts -> rewards -> advantages ->
+weights -> loss -> metrics. Each overrides a seam of TRL's and calls the part that does the work.
+"""
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler as DataSampler
 from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 
+from covgrpo.core import Weighting
+from covgrpo.metrics import StepTokens
+from covgrpo.trl.choice import check_engine, choose_weighting
 from covgrpo.trl.config import CovGRPOConfig
-from covgrpo.trl.diagnostics import TokenDiagnostics
-from covgrpo.trl.penalty import TokenPenalty
-from covgrpo.trl.resume import ExactResume
-from covgrpo.trl.scoring import SharedPromptScoring
-from covgrpo.trl.windows import OptimizerStepWindows
+from covgrpo.trl.entropy_hold import TrainerEntropyHold
+from covgrpo.trl.entropy_probe import EntropyProbe
+from covgrpo.trl.gathering import row_places
+from covgrpo.trl.micro_batch import MicroBatch
+from covgrpo.trl.resume import EpochOrder, EpochSampler, load_state, save_state
+from covgrpo.trl.rollout import Rollout, scoring_inputs
+from covgrpo.trl.sampler import sampler_of
+from covgrpo.trl.scorer import Scorer, Scores
+from covgrpo.trl.step_log import StepLog
+from covgrpo.trl.step_plan import StepPlan
+from covgrpo.trl.timing import Phases
+from covgrpo.trl.weigher import Weigher, attach_covariance, constant_reward_rows
 
 
-class CovGRPOTrainer(
-    TokenDiagnostics, TokenPenalty, OptimizerStepWindows, SharedPromptScoring, ExactResume, GRPOTrainer
-):
+class CovGRPOTrainer(GRPOTrainer):
     """Drop-in for :class:`trl.GRPOTrainer` (arXiv 2605.11538); takes the same arguments.
 
     ```python
@@ -50,16 +67,176 @@ class CovGRPOTrainer(
             }"""),
     }
 
+    _micro: MicroBatch | None = None  # the micro-batch under the loss
+    _step: int  # TRL's count of micro-batches
+    _rewards: Tensor  # (B', F) of the latest rollout batch, over all processes
+
     def __init__(self, model: Any, reward_funcs: Any = None, args: CovGRPOConfig | None = None, **kwargs: Any):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = CovGRPOConfig(f"{name.split('/')[-1]}-CovGRPO")
         if not isinstance(args, CovGRPOConfig):
             raise TypeError(f"args must be a CovGRPOConfig, got {type(args).__name__}: swap that name as well.")
+        self.phases, self._epoch_order = Phases(), EpochOrder()
         super().__init__(model, reward_funcs, args, **kwargs)
-        self.entropy_probe_steps = args.entropy_probe_steps
-        if self.entropy_probe_steps and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError(
-                f"entropy_probe_steps is {self.entropy_probe_steps}; it cannot be used where FSDP or DeepSpeed shards "
-                "the parameters."
-            )
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        weighting = choose_weighting(args)
+        check_engine(args, weighting, sharded)
+        self.sampler = sampler_of(self, allowed=args.fast_path and not sharded)
+        self.scorer = Scorer(self.accelerator, self.model, self.ref_model, args.fast_path, sharded)
+        self.weigher = Weigher(self.accelerator, weighting, args.weighting_scope, args.seed)
+        self.step_plan = StepPlan(self.weigher)
+        score = self._get_per_token_logps_and_entropies
+        probe = EntropyProbe(self.accelerator, self.model, score, lambda: args.entropy_probe_steps)
+        held = dict if self.entropy_hold is None else self.entropy_hold.metrics
+        self.step_log = StepLog(self.accelerator, self._metrics["train"], self.phases, probe, held)
+        # Where parameters are sharded every forward is a collective, and ranks differ in the rows they could leave out.
+        only_policy_term = self.beta == 0.0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled
+        self._leaves_out = args.fast_path and not sharded and only_policy_term and self.top_entropy_quantile == 1.0
+        for callback in (self._epoch_order, self.step_log):
+            self.add_callback(callback)
+
+    @property
+    def weighting(self) -> Weighting:
+        """The scheme, with what has been set of it for the latest rollout batch."""
+        return self.weigher.weighting
+
+    @property
+    def entropy_hold(self) -> TrainerEntropyHold | None:
+        """What steers a scheme that holds the entropy."""
+        return self.weigher.entropy_hold
+
+    @property
+    def step_tokens(self) -> StepTokens | None:
+        """The tokens of the latest optimizer step, on the CPU."""
+        return self.step_log.tokens
+
+    # Prompts
+
+    def _get_train_sampler(self, dataset: Any = None) -> DataSampler:
+        self._epoch_order.sampler = EpochSampler.like(super()._get_train_sampler(dataset))
+        return self._epoch_order.sampler
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """Fetch the batches of an optimizer step, and remember them."""
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        self.step_plan.begin(batches, self._step)
+        return batches, num_items
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        with self.phases.timed("preparing"):
+            if self.model.training and self.weigher.active and self.args.weighting_scope == "batch":
+                return self.step_plan.micro_batch(self._step, self._prepare_at)
+            prepared: dict[str, Any] = super()._prepare_inputs(generation_batch)
+            return prepared
+
+    def _prepare_at(self, step: int, generation_batch: Any) -> dict[str, Any]:
+        """What TRL prepares when its count of micro-batches is ``step``."""
+        now, self._step = self._step, step
+        try:
+            prepared: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        finally:
+            self._step = now
+        return prepared
+
+    # Rollouts
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        with self.phases.timed("sampling"):
+            more_than_text = images is not None or bool(multimodal_fields)
+            drawn = self.sampler.draw(prompt_ids, more_than_text, self.temperature)
+            if drawn is None:
+                drawn = super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+            return drawn
+
+    # Rewards
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self.phases.timed("reward"):
+            self._rewards = super()._calculate_rewards(*args, **kwargs)
+            return self._rewards
+
+    # Advantages and weights
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.sampler.latest = None
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            rows = row_places(self, len(inputs))
+            rollout = Rollout.sampled(batch, rows, self.num_generations, self.state.global_step)
+            self._take_samplers_scores(rollout, batch)
+            if self.weigher.active:
+                self._weigh(rollout, batch)
+            else:
+                attach_covariance(self.accelerator, rollout)
+            rollout.write(batch)
+        return batch
+
+    def _take_samplers_scores(self, rollout: Rollout, batch: dict[str, Any]) -> None:
+        """Let the sampler's log-probs and entropies travel with the rows; the loss and the weights reuse them."""
+        if self.sampler.latest is None:
+            return
+        if rollout.logps_BT is None:
+            rollout.logps_BT = batch["sampling_per_token_logps"]
+        if not self.tools:  # with tools a completion is made in several turns
+            rollout.entropies_BT = self.sampler.entropies(like=batch["sampling_per_token_logps"])
+
+    def _weigh(self, rollout: Rollout, batch: dict[str, Any]) -> None:
+        if rollout.logps_BT is None:
+            rollout.logps_BT = self._score_rollout(batch)
+        if self.multi_objective_aggregation == "sum_then_normalize":
+            constant = constant_reward_rows(self._rewards, self.reward_weights, self.num_generations)
+            start = self.accelerator.process_index * len(rollout.row_B)
+            mine = constant[start : start + len(rollout.row_B)]
+            rollout.advantages_B = rollout.advantages_B.masked_fill(mine, 0.0)
+        self.weigher.steer(rollout)
+        if self.args.weighting_scope == "group":  # else over the optimizer step: see _prepare_inputs
+            self.weigher.weigh(rollout, rollout.group_B)
+
+    def _score_rollout(self, batch: dict[str, Any]) -> Tensor:
+        """Log-probs (B, T) of the policy that sampled the batch, in the trainer's numerics (not vLLM's)."""
+        text, multimodal = scoring_inputs(batch)
+        size = self.args.per_device_train_batch_size
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            logps: Tensor = self._get_per_token_logps_and_entropies(self.model, *text, batch_size=size, **multimodal)[0]
+        return logps
+
+    # Loss
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        micro = MicroBatch.of(inputs, self.state.global_step) if self.model.training else None
+        if micro is None:
+            return super()._compute_loss(model, inputs)
+        if self._leaves_out:
+            micro.leave_out_idle_rows()
+        self._micro = micro
+        try:
+            loss: Tensor = super()._compute_loss(model, micro.inputs)
+        finally:
+            self._micro = None
+        self.step_log.keep(micro)
+        return loss.float() if micro.penalised else loss
+
+    def _get_per_token_logps_and_entropies(self, model: nn.Module, *args: Any, **kwargs: Any) -> Scores:
+        micro, stock = self._micro, super()._get_per_token_logps_and_entropies
+        rows = None if micro is None else micro.rows
+        scores: Scores = self.phases.scoring(self.scorer.score, stock, rows, model, *args, **kwargs)
+        return scores if micro is None else micro.scored(*scores)
+
+    # Metrics and checkpoints
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL, with the entropy over all tokens of the steps in place of the mean over micro-batches."""
+        if self.model.training:
+            self.step_log.put_entropy()
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        save_state(self, Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        load_state(self, checkpoint)

@@ -1,19 +1,19 @@
 """Scoring of completions (log-probs and entropies) without repeated work; falls back to TRL's own path."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from trl import GRPOTrainer
 
 from covgrpo.forward import NotShareableError, SharedPrompts, sharing_prompts, why_not_shareable
-from covgrpo.trl.vocabulary_head import bind_fused_head, tiled_vocabulary_head
+from covgrpo.trl.fused_head import bind_fused_head, tiled_vocabulary_head
 
 logger = get_logger(__name__)
 
@@ -42,52 +42,50 @@ class RowsToScore:
     entropies: Tensor | None
 
 
-class SharedPromptScoring(GRPOTrainer):
-    """Overrides TRL's scoring seam: prompts once per group, rows of zero advantage left out of the update."""
+@dataclass(frozen=True)
+class _Batch:
+    """Rows to score: ids (B, L+T) and mask, of which the last ``length`` are the completion's."""
 
-    _rows: RowsToScore | None = None
+    model: nn.Module
+    stock: Callable[..., Scores]
+    share: bool
+    ids: Tensor
+    mask: Tensor
+    length: int
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._first_use: dict[int, str | None] = {}  # model -> why the shared path failed its check
-        self._said: set[str] = set()
-        for model in (self.model, self.ref_model):
+    def rows(self, index: Any, model: nn.Module | None = None) -> "_Batch":
+        """The rows at an index."""
+        model = self.model if model is None else model
+        return dataclasses.replace(self, model=model, ids=self.ids[index], mask=self.mask[index])
+
+
+class Scorer:
+    """Scores completions: prompts once per group, rows that the update does not need left out.
+
+    Args:
+        accelerator: of the trainer.
+        policy: the model that is trained, perhaps wrapped.
+        reference: the reference model, if any.
+        enabled: False: by TRL's own path always.
+        sharded: FSDP or DeepSpeed shard the parameters.
+
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, policy: nn.Module, reference: nn.Module | None, enabled: bool, sharded: bool
+    ):
+        self.accelerator, self.enabled, self.sharded = accelerator, enabled, sharded
+        self.reference = None if reference is None else accelerator.unwrap_model(reference)
+        self.first_use: dict[int, str | None] = {}  # model -> why the shared path failed its check
+        self._warned: set[str] = set()
+        for model in (policy, reference):
             if model is not None:
-                bind_fused_head(_causal_lm(self.accelerator.unwrap_model(model)))
+                bind_fused_head(_causal_lm(accelerator.unwrap_model(model)))
 
-    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        with self._leaving_out(inputs):
-            return super()._compute_loss(model, inputs)
-
-    @contextmanager
-    def _leaving_out(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Set the rows that the loss needs; one without advantage or penalty adds exactly 0 to it and its gradient."""
-        only_policy_term = self.beta == 0.0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled
-        # Where parameters are sharded every forward is a collective, and ranks differ in the rows they could leave out.
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        useful = self.args.fast_path and self.model.training and not sharded
-        if useful and only_policy_term and self.top_entropy_quantile == 1.0:
-            advantages = inputs["advantages"]
-            active = advantages != 0 if advantages.dim() == 1 else (advantages != 0).any(dim=1)
-            same_policy = int(inputs["rollout_step"]) == self.state.global_step
-            if "kl_penalty" in inputs and not same_policy:
-                active = active | (inputs["kl_penalty"] != 0).any(dim=1)
-            if not active.any():
-                # One row stays, so that every parameter gets its (zero) gradient and no rank waits for another.
-                active[inputs["completion_mask"].sum(dim=1).argmin()] = True
-            on_policy = same_policy and "rollout_entropies" in inputs
-            self._rows = RowsToScore(
-                active=active,
-                logps=inputs["rollout_logps"] if on_policy else None,
-                entropies=inputs["rollout_entropies"] if on_policy else None,
-            )
-        try:
-            yield
-        finally:
-            self._rows = None
-
-    def _get_per_token_logps_and_entropies(
+    def score(
         self,
+        stock: Callable[..., Scores],
+        rows: RowsToScore | None,
         model: nn.Module,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -97,10 +95,10 @@ class SharedPromptScoring(GRPOTrainer):
         compute_aux_loss: bool = False,
         **multimodal: Any,
     ) -> Scores:
-        """Score (B, T) completion tokens; same contract as TRL's method."""
+        """Score (B, T) completion tokens: the contract of TRL's method, which is ``stock``."""
         plain = not compute_aux_loss and all(value is None for value in multimodal.values())
-        if not (self.args.fast_path and plain):
-            return super()._get_per_token_logps_and_entropies(
+        if not (self.enabled and plain):
+            return stock(
                 model,
                 input_ids,
                 attention_mask,
@@ -111,49 +109,40 @@ class SharedPromptScoring(GRPOTrainer):
                 **multimodal,
             )
         share = self._can_share(model, input_ids, attention_mask, logits_to_keep)
-        rows = self._rows
+        batch = _Batch(model, stock, share, input_ids, attention_mask, logits_to_keep)
         if rows is None or bool(rows.active.all()):
-            return *self._score(model, share, input_ids, attention_mask, logits_to_keep, batch_size), None
-        known_logps, known_entropies = rows.logps, rows.entropies
+            return *self._score(batch, batch_size), None
+        return *self._score_active(batch, rows), None
+
+    def _score_active(self, batch: _Batch, rows: RowsToScore) -> tuple[Tensor, Tensor]:
+        """Score the rows that need a gradient; the others by what is known of them."""
+        active, known_logps, known_entropies = rows.active, rows.logps, rows.entropies
         if known_logps is None or known_entropies is None:
             # The policy has moved since sampling: these rows are scored for the metrics alone. Outside the DDP
             # wrapper, whose forward is a collective that a rank without such rows would not join.
-            idle, unwrapped = ~rows.active, self.accelerator.unwrap_model(model)
             with torch.no_grad():
-                scores = self._score(unwrapped, share, input_ids[idle], attention_mask[idle], logits_to_keep, None)
-            zeros = scores[0].new_zeros(idle.shape[0], logits_to_keep)
-            known_logps, known_entropies = (zeros.index_put((idle,), score) for score in scores)
-        active = rows.active
-        logps, entropies = self._score(model, share, input_ids[active], attention_mask[active], logits_to_keep, None)
-        return known_logps.index_put((active,), logps), known_entropies.index_put((active,), entropies), None
+                scores = self._score(batch.rows(~active, self.accelerator.unwrap_model(batch.model)), None)
+            zeros = scores[0].new_zeros(len(active), batch.length)
+            known_logps, known_entropies = (zeros.index_put((~active,), score) for score in scores)
+        logps, entropies = self._score(batch.rows(active), None)
+        return known_logps.index_put((active,), logps), known_entropies.index_put((active,), entropies)
 
-    def _score(
-        self,
-        model: nn.Module,
-        share: bool,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None,
-    ) -> tuple[Tensor, Tensor]:
-        size = batch_size or len(input_ids)
+    def _score(self, batch: _Batch, batch_size: int | None) -> tuple[Tensor, Tensor]:
+        size = batch_size or len(batch.ids)
         parts = []
-        for start in range(0, len(input_ids), size):
-            ids, mask = input_ids[start : start + size], attention_mask[start : start + size]
-            if share and mask[:, -logits_to_keep:].any():
-                parts.append(self._score_shared(model, SharedPrompts.from_rows(ids, mask, logits_to_keep)))
+        for start in range(0, len(batch.ids), size):
+            part = batch.rows(slice(start, start + size))
+            if part.share and part.mask[:, -part.length :].any():
+                shared = SharedPrompts.from_rows(part.ids, part.mask, part.length)
+                parts.append(self._score_shared(part.model, shared))
             else:
-                parts.append(self._score_stock(model, ids, mask, logits_to_keep))
+                parts.append(self._score_stock(part))
         return torch.cat([logps for logps, _ in parts]), torch.cat([entropies for _, entropies in parts])
 
-    def _score_stock(
-        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int
-    ) -> tuple[Tensor, Tensor]:
+    def _score_stock(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Score by TRL's own path, with what the reference model's head does not compute filled with 0."""
-        has_entropy = self.accelerator.unwrap_model(model) is not self._unwrapped_reference()
-        logps, entropies, _ = super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, compute_entropy=has_entropy
-        )
+        has_entropy = self.accelerator.unwrap_model(batch.model) is not self.reference
+        logps, entropies, _ = batch.stock(batch.model, batch.ids, batch.mask, batch.length, compute_entropy=has_entropy)
         return logps, torch.zeros_like(logps) if entropies is None else entropies
 
     def _score_shared(self, model: nn.Module, batch: SharedPrompts) -> tuple[Tensor, Tensor]:
@@ -170,20 +159,20 @@ class SharedPromptScoring(GRPOTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         reason = self._why_not_shareable(unwrapped)
         if reason is None:
-            if id(unwrapped) not in self._first_use:
+            if id(unwrapped) not in self.first_use:
                 found = self._first_use_check(unwrapped, input_ids, attention_mask, logits_to_keep)
                 # All ranks must take the same path.
                 agree = self.accelerator.gather(torch.tensor([found is None], device=input_ids.device)).all()
-                self._first_use[id(unwrapped)] = None if agree else found or "it failed on another rank"
-            reason = self._first_use[id(unwrapped)]
-        if reason is not None and reason not in self._said:
-            self._said.add(reason)
+                self.first_use[id(unwrapped)] = None if agree else found or "it failed on another rank"
+            reason = self.first_use[id(unwrapped)]
+        if reason is not None and reason not in self._warned:
+            self._warned.add(reason)
             name = type(_causal_lm(unwrapped)).__name__
             logger.warning(f"{name}: each completion is scored with its own copy of the prompt, as in TRL: {reason}.")
         return reason is None
 
     def _why_not_shareable(self, model: Any) -> str | None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.sharded:
             return "FSDP and DeepSpeed shard the parameters"
         if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
             return "prompt-learning adapters change the prompt"
@@ -221,9 +210,6 @@ class SharedPromptScoring(GRPOTrainer):
         difference = (scores[0] - scores[1]).abs().mean().item()
         tolerance = _TOLERANCE.get(next(model.parameters()).dtype, _TOLERANCE_LOW_PRECISION)
         return None if difference <= tolerance else f"its log-probs differ by {difference:.3g} nats a token"
-
-    def _unwrapped_reference(self) -> nn.Module | None:
-        return None if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
 
 
 def _causal_lm(model: Any) -> PreTrainedModel:
