@@ -64,13 +64,13 @@ def test_a_batch_without_any_advantage_still_updates_like_stock(tmp_path):
 def test_rows_without_advantage_are_not_forwarded(tmp_path, monkeypatch):
     mine = ours(tmp_path, max_steps=1, reward_funcs=_reward_first_group_only)
     seen = []
-    score = type(mine)._score_shared
+    score = type(mine.scorer)._score_shared
 
     def counting(self, model, batch):
         seen.append((torch.is_grad_enabled(), len(batch.completion_ids), len(batch.prompt_ids)))
         return score(self, model, batch)
 
-    monkeypatch.setattr(type(mine), "_score_shared", counting)
+    monkeypatch.setattr(type(mine.scorer), "_score_shared", counting)
     mine.train()
     with_gradient = [(rows, prompts) for grad, rows, prompts in seen if grad]
     assert with_gradient == [(4, 1)]
