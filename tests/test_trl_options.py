@@ -1,14 +1,17 @@
 """What TRL brings keeps working with weighted advantages: stock TRL fed by the float64 reference is the yardstick."""
 
+import functools
 import math
 import random
 
 import pytest
+import reference
+import reference_through
 import torch
 import trl.trainer.grpo_trainer
 from exactness_cases import rollouts_by_prompt
 from peft import LoraConfig
-from trl_runs import dataset, ours, reference_weighted, relative, scripted_rollouts, weights
+from trl_runs import BASE, dataset, ours, reference_weighted, relative, scripted_rollouts, stock, weights
 
 from covgrpo.trl import METHODS
 
@@ -130,13 +133,43 @@ def test_evaluation_during_training_changes_nothing(tmp_path):
     assert all(math.isfinite(log["eval_loss"]) for log in evaluations)
 
 
+# What the reference multiplies the advantages by, for the methods that weigh tokens; the others are TRL's own options.
+WEIGHED = {
+    "gaussian": reference.gaussian_weights,
+    "gaussian_through": functools.partial(reference_through.gaussian_through_weights, normaliser="token"),
+    "gaussian_raw": reference.gaussian_raw_weights,
+    "gaussian_centred": reference.gaussian_centred_weights,
+    "gaussian_one_sided": reference.gaussian_one_sided_weights,
+    "gaussian_mad": reference.gaussian_mad_weights,
+    "neutral": reference.neutral_weights,
+    "hold_entropy": reference.neutral_weights,  # whose kappa is 1 in the first steps
+    "clip_cov": functools.partial(
+        reference.clip_cov_weights,
+        noise=reference.token_noise(BASE["seed"], range(BASE["per_device_train_batch_size"]), 10),
+    ),
+    "prob": reference.probability_weights,
+}
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains(tmp_path, method):
-    mine = ours(tmp_path, rollouts=scripted_rollouts(5), max_steps=2, num_iterations=2, **METHODS[method])
-    before = weights(mine).clone()
+def test_every_method_updates_as_stock_trl_with_its_weights(tmp_path, method):
+    """An on-policy update and one on the same rollouts; of KL-Cov only the first, before its penalty acts."""
+    options = METHODS[method]
+    of_trl = {name: value for name, value in options.items() if not name.startswith("weighting")}
+    settings = {"max_steps": 1 if method == "kl_cov" else 2, "num_iterations": 2}
+    make = reference_weighted if method in WEIGHED else stock
+    theirs = make(tmp_path / "a", rollouts=scripted_rollouts(5), **settings, **of_trl)
+    if method in WEIGHED:
+        theirs.weigh, theirs.scope = WEIGHED[method], options.get("weighting_scope", "group")
+    theirs.train()
+    if method in WEIGHED:
+        assert (theirs.applied - 1).abs().max() > 0.05
+    mine = ours(tmp_path / "b", rollouts=scripted_rollouts(5), **settings, **options)
     mine.train()
-    assert all(gradient.isfinite().all() for gradient in mine.gradients)
-    assert relative(weights(mine), before) > 1e-5
+    assert len(mine.gradients) == settings["max_steps"] and mine.gradients[0].abs().max() > 0
+    assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
+    assert relative(mine.gradients[-1], theirs.gradients[-1]) < 1e-4
+    assert relative(weights(mine), weights(theirs)) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,14 @@ def ours(folder: Any, **options: Any) -> CovGRPOTrainer:
 
 
 class ReferenceWeighted(GRPOTrainer):
-    """Stock TRL fed with advantages that the float64 reference weighted: the meaning of weighting='gaussian'."""
+    """Stock TRL fed with advantages that the float64 reference weighted: the meaning of weighting='gaussian'.
+
+    ``weigh`` takes another's place (nested lists: log-probs, advantages, mask, groups); with ``scope`` batch all rows
+    of a rollout batch, which is then one optimizer step's, are one group.
+    """
+
+    weigh = staticmethod(reference.gaussian_weights)
+    scope = "group"
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
@@ -138,10 +145,9 @@ class ReferenceWeighted(GRPOTrainer):
                     self.model, ids, mask, batch["completion_ids"].size(1)
                 )
         valid = batch["completion_mask"] * batch.get("tool_mask", torch.ones_like(batch["completion_mask"]))
-        groups = [row // self.num_generations for row in range(len(logps))]
-        weight = reference.gaussian_weights(
-            logps.double().tolist(), batch["advantages"].double().tolist(), valid.tolist(), groups
-        )
+        groups = [row // self.num_generations if self.scope == "group" else 0 for row in range(len(logps))]
+        weight = self.weigh(logps.double().tolist(), batch["advantages"].double().tolist(), valid.tolist(), groups)
+        self.applied = torch.tensor(weight)[valid.bool()]  # (N,)
         batch["advantages"] = batch["advantages"][:, None] * torch.tensor(weight)
         return batch
 
