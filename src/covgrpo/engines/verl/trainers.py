@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from covgrpo.engines.entropy import EntropyHold
+from covgrpo.engines.verl.batch import weigh_batch
+from covgrpo.engines.verl.config_section import Choice, choose, uses_engine_log_probs
 from covgrpo.errors import UserError
-from covgrpo.verl.batch import weigh_batch
-from covgrpo.verl.choice import Choice, choose, uses_engine_log_probs
 
 STATE_FILE = "covgrpo_entropy_hold.json"
 

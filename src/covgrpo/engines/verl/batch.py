@@ -11,8 +11,8 @@ from torch import Tensor
 
 from covgrpo.engines.entropy import EntropyHold
 from covgrpo.engines.rows import weigh_rows
+from covgrpo.engines.verl.config_section import Choice
 from covgrpo.errors import UserError
-from covgrpo.verl.choice import Choice
 
 
 def weigh_batch(
