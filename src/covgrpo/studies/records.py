@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.folder import RunFolder, differences
 from covgrpo.runs.options import TrainOptions
+from covgrpo.runs.record.folder import RunFolder, differences
 from covgrpo.studies.study import RunSpec
 
 VERSION = 1

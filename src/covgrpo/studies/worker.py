@@ -67,7 +67,7 @@ def run_job(job: Job, say: Any = lambda message: None) -> int:
 
 
 def _train(job: Job, folder: Path, record: Path, say: Any) -> int:
-    from covgrpo.runs.folder import RunFolder
+    from covgrpo.runs.record.folder import RunFolder
     from covgrpo.runs.train import Watcher, run_training
     from covgrpo.studies.records import keep
 

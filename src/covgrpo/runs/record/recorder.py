@@ -11,8 +11,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from covgrpo.metrics import StepTokens, most_damped
-from covgrpo.runs.folder import RunFolder
-from covgrpo.runs.token_records import completion_record, histogram_record, token_records
+from covgrpo.runs.record.folder import RunFolder
+from covgrpo.runs.record.token_records import completion_record, histogram_record, token_records
 
 _OF_ROLLOUT = ("reward", "completions/", "frac_reward_zero_std", "verifier/")
 StepListener = Callable[[dict[str, Any]], None]

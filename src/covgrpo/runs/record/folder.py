@@ -52,7 +52,7 @@ class RunFolder:
             UserError: the path holds another run, other files or is a file; no permission; no space; on ``resume``,
                 no run there or a configuration that differs.
         """
-        from covgrpo.runs.environment import describe_environment
+        from covgrpo.runs.record.environment import describe_environment
 
         run = cls(Path(path).expanduser())
         run._check_target(resume)
