@@ -15,7 +15,7 @@ from covgrpo.report.figures import COLOURS
 from covgrpo.studies.analysis import ALL_OUTCOMES, BY_SEED, EVERYWHERE, analyse
 from covgrpo.studies.outcomes import accuracies, last_at, pass_rate
 from covgrpo.studies.records import PASS_K, Record
-from covgrpo.studies.study import Study
+from covgrpo.studies.spec import Study
 
 _WINDOWS = 60  # points of a curve over steps
 

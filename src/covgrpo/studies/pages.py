@@ -6,7 +6,7 @@ from pathlib import Path
 from covgrpo.errors import UserError
 from covgrpo.report import RunRecords, collect, html_page
 from covgrpo.studies.records import Record
-from covgrpo.studies.study import Study
+from covgrpo.studies.spec import Study
 
 
 def write_pages(study: Study, records: Mapping[str, Record], folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.record.folder import RunFolder, differences
-from covgrpo.studies.study import RunSpec
+from covgrpo.studies.spec import RunSpec
 
 VERSION = 1
 # Metrics of each step that are kept, to four digits.
@@ -34,7 +34,7 @@ class Record:
     """A finished run.
 
     Args:
-        regime: see :class:`~covgrpo.studies.study.RunSpec`.
+        regime: see :class:`~covgrpo.studies.spec.RunSpec`.
         method: likewise.
         seed: likewise.
         options: those of ``covgrpo train`` that are not at their default.

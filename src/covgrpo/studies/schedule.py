@@ -14,7 +14,7 @@ from pathlib import Path
 
 from covgrpo.errors import UserError
 from covgrpo.studies.records import record_path
-from covgrpo.studies.study import RunSpec, Study
+from covgrpo.studies.spec import RunSpec, Study
 from covgrpo.studies.worker import BUSY, STOPPED, Job
 
 

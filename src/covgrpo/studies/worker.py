@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from covgrpo.errors import UserError
 from covgrpo.runs.options import TrainOptions, options_from_dict
-from covgrpo.studies.study import RunSpec
+from covgrpo.studies.spec import RunSpec
 
 BUSY, REFUSED, STOPPED = 75, 2, 130  # exit codes: another process has the run, bad input, a signal
 
