@@ -12,10 +12,11 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
 from covgrpo.runs.libraries import quiet_libraries
-from covgrpo.runs.options import TrainOptions, check_choice
+from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.plan import Plan, plan_training
 from covgrpo.runs.record.folder import RESUME_IGNORES, RunFolder
 from covgrpo.runs.trainer_config import trainer_config
+from covgrpo.suggest import check_choice
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
 from covgrpo.tasks.base import vote_of
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import replacing, writing
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.record.folder import RunFolder, differences
 from covgrpo.studies.spec import RunSpec
@@ -195,12 +195,7 @@ def _short(value: Any) -> float | None:
 def _write_json(beside: Path, target: Path, value: dict[str, Any]) -> None:
     """Write ``target`` whole or not at all: first under another name on the same file system."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
+        with replacing(target, beside) as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except OSError as error:
-        raise UserError(f"cannot write {target} ({(error.strerror or str(error)).lower()}).") from error

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.options import TrainOptions, check_choice, options_from_dict, read_yaml
+from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
 from covgrpo.studies.spec import RunSpec, Study
+from covgrpo.suggest import check_choice
 from covgrpo.trl.methods import METHODS
 
 # How a study file says what `covgrpo train` calls by its own names.
