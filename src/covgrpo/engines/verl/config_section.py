@@ -6,7 +6,7 @@ from typing import Any
 
 from covgrpo.core import Weighting, fit_normaliser, get_weighting
 from covgrpo.core.weighting.none import NoWeighting
-from covgrpo.engines.rows import SCOPES
+from covgrpo.engines.training_batch import SCOPES
 from covgrpo.errors import UserError
 from covgrpo.suggest import did_you_mean
 

@@ -120,7 +120,7 @@ class RunRecorder(TrainerCallback):
     def _record_samples(self, step: int) -> None:
         """Keep completions spread evenly over the latest rollout batch (TRL's own log of it).
 
-        The last of several makes room for the one whose token has the smallest weight, which chance would rarely show.
+        The last of several gives way to the one whose token has the smallest weight, which chance would rarely show.
         """
         logs = self.trainer._logs
         total = len(logs["completion"])

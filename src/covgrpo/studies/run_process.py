@@ -1,6 +1,6 @@
-"""One run of a study in a process of its own: ``python -m covgrpo.studies.worker``, with the job on standard input.
+"""One run of a study in a process of its own: ``python -m covgrpo.studies.run_process``.
 
-The job is one JSON line. Standard output has one JSON line for each step and one at the end. Standard input stays open
+The job is one JSON line on standard input. Standard output has one JSON line for each step and one at the end. Standard input stays open
 as long as the study lives: at its end the process ends too, whatever it is doing, and the run goes on from its last
 checkpoint the next time.
 """
@@ -102,9 +102,9 @@ def _end_with(parent: IO[str]) -> None:
 
 def main() -> int:
     """Run the job on standard input."""
-    from covgrpo.process import settle_process
+    from covgrpo.cpu_defaults import set_cpu_defaults
 
-    settle_process()
+    set_cpu_defaults()
     job = Job(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
