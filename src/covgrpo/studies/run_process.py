@@ -1,8 +1,8 @@
 """One run of a study in a process of its own: ``python -m covgrpo.studies.run_process``.
 
-The job is one JSON line on standard input. Standard output has one JSON line for each step and one at the end. Standard input stays open
-as long as the study lives: at its end the process ends too, whatever it is doing, and the run goes on from its last
-checkpoint the next time.
+The job is one JSON line on standard input. Standard output has one JSON line for each step and one at the end. Standard
+input stays open as long as the study lives: at its end the process ends too, whatever it is doing, and the run goes on
+from its last checkpoint the next time.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ BUSY, REFUSED, STOPPED = 75, 2, 130  # exit codes: another process has the run, 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told: the run, the study's name, the folder of its work and the place of its record."""
+    """What the process is told: the run, the study's name, the folder of its work and the place of its record."""
 
     study: str
     regime: str
