@@ -13,7 +13,7 @@ import torch
 
 from covgrpo.metrics import StepTokens, most_damped, summarise
 from covgrpo.metrics.tokens import covariance_of
-from covgrpo.runs.token_records import histogram_record
+from covgrpo.runs.record.token_records import histogram_record
 
 
 def step_tokens(rows: int, length: int, generations: int = 12) -> StepTokens:

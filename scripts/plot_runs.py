@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from covgrpo.runs import RunFolder
+from covgrpo.runs.record import RunFolder
 
 COLOURS = ("#888888", "#d1495b", "#00798c", "#edae49")
 

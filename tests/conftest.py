@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from covgrpo.process import settle_process
+from covgrpo.cpu_defaults import set_cpu_defaults
 
-settle_process()  # before torch: some tests run several processes on the same cores
+set_cpu_defaults()  # before torch: some tests run several processes on the same cores
 
 import torch  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from covgrpo.studies import Study, read_study
 from covgrpo.studies.records import Record, record_path
-from covgrpo.studies.study import Study, read_study
 
 STUDY = """
 about: A made-up comparison.

@@ -15,10 +15,10 @@ from cli_cases import command
 from trl import GRPOConfig
 
 import covgrpo
-import covgrpo.runs.folder
+import covgrpo.runs.record.folder
 from covgrpo.cli import main
-from covgrpo.runs.folder import RunFolder
 from covgrpo.runs.options import LOSS_TYPES, TrainOptions, parse_yaml
+from covgrpo.runs.record.folder import RunFolder
 
 
 def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
@@ -186,7 +186,7 @@ def no_space(*_: object) -> None:
 def test_full_disk_at_the_start(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(covgrpo.runs.folder, "_probe", no_space)
+    monkeypatch.setattr(covgrpo.runs.record.folder, "_probe", no_space)
     message = "cannot use the run folder out (out: no space left on device); choose another --output"
     assert refused(capsys, command()) == message
     assert not Path("out").exists()
@@ -199,7 +199,7 @@ def test_full_disk_later_keeps_what_there_is(
     append = RunFolder._append
 
     def fill(self: RunFolder, path: Path, records: object) -> None:
-        with covgrpo.runs.folder._named_errors(self.path):
+        with covgrpo.runs.record.folder._named_errors(self.path):
             no_space() if len(self.read_metrics()) == 2 else append(self, path, records)
 
     monkeypatch.setattr(RunFolder, "_append", fill)

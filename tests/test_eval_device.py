@@ -10,9 +10,9 @@ from tiny import tiny_model
 import covgrpo.evaluation
 import covgrpo.hardware
 from covgrpo.cli import main
-from covgrpo.runs.folder import RunFolder
 from covgrpo.runs.held_out import HeldOut
 from covgrpo.runs.options import TrainOptions
+from covgrpo.runs.record.folder import RunFolder
 from covgrpo.runs.train import _Session
 from covgrpo.tasks import PromptFormat
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from covgrpo.forward import group_attention as module
 from covgrpo.forward.group_attention import attend, attend_backward
-from covgrpo.forward.groups import RowGroups
+from covgrpo.forward.rows_by_prompt import RowGroups
 
 SCALING = 0.4
 

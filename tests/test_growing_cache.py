@@ -4,7 +4,7 @@ import torch
 from tiny import tiny_model
 from transformers.cache_utils import DynamicCache
 
-from covgrpo.forward.growing_cache import GrowingLayer, is_plain, with_room
+from covgrpo.forward.growing_cache import GrowingLayer, is_plain, make_growing
 
 
 def filled(length: int) -> DynamicCache:
@@ -24,7 +24,7 @@ def copy_of(cache: DynamicCache) -> DynamicCache:
 def test_holds_what_a_plain_cache_holds() -> None:
     torch.manual_seed(0)
     plain = filled(5)
-    growing = with_room(copy_of(plain))
+    growing = make_growing(copy_of(plain))
     assert all(type(layer) is GrowingLayer for layer in growing.layers)
     assert not is_plain(growing)
     rows = 3
@@ -44,7 +44,7 @@ def test_holds_what_a_plain_cache_holds() -> None:
 
 
 def test_tokens_are_written_in_place() -> None:
-    cache = with_room(filled(5))
+    cache = make_growing(filled(5))
     cache.update(torch.randn(3, 2, 1, 4), torch.randn(3, 2, 1, 4), 0)
     places = {cache.layers[0].keys.data_ptr()}
     for _ in range(40):
@@ -59,4 +59,4 @@ def test_other_caches_are_left_alone() -> None:
     cache = DynamicCache(config=config)
     assert not is_plain(cache)
     before = list(cache.layers)
-    assert with_room(cache).layers == before
+    assert make_growing(cache).layers == before

@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import covgrpo.runs.environment as environment
+import covgrpo
+import covgrpo.runs.record.environment as environment
 from covgrpo.errors import UserError
-from covgrpo.runs import RunFolder, describe_environment, differences
+from covgrpo.runs.record import RunFolder, describe_environment, differences
 
 CONFIG = {"model": "smollm2-135m", "lr": 1e-6, "trainer": {"seed": 1, "betas": (0.9, 0.99)}, "output": "a"}
 
@@ -224,6 +225,10 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert platform.node() not in text
     assert f'"{getpass.getuser()}"' not in text
     assert str(Path.home()) not in text
+
+
+def test_the_environment_is_of_this_checkout() -> None:
+    assert describe_environment()["git"] == environment.describe_git(Path(covgrpo.__file__).resolve().parents[2])
 
 
 def test_git_commit_and_dirt(tmp_path: Path) -> None:

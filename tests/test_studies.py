@@ -68,7 +68,7 @@ def test_a_weighting_of_ones_own_may_have_any_name(tmp_path):
 
 
 def test_a_study_is_read_without_torch_or_trl():
-    code = "import sys, covgrpo.studies.study; sys.exit(bool({'torch', 'trl', 'transformers'} & set(sys.modules)))"
+    code = "import sys, covgrpo.studies.study_file; sys.exit(bool({'torch', 'trl', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

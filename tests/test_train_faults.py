@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from covgrpo.cli import main
 from covgrpo.cli.display import Display
-from covgrpo.runs.folder import RunFolder
+from covgrpo.runs.record.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from covgrpo.cli import main
 from covgrpo.cli.display import Display
 from covgrpo.evaluation.evaluate import encode_prompt
-from covgrpo.runs.folder import RunFolder
+from covgrpo.runs.record.folder import RunFolder
 from covgrpo.tasks import PromptFormat, load_task
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import torch
 from verl_cases import by_group, config, keys_of, make_data
 
 import covgrpo
+from covgrpo.engines.verl import trainers as seams
 from covgrpo.errors import UserError
-from covgrpo.verl import trainers as seams
 from covgrpo.verl import weigh_batch
 
 

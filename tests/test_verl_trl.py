@@ -11,7 +11,7 @@ import torch
 from verl_trl_cases import VERL_CPU, compare, trl_trainer
 
 from covgrpo.core import get_weighting
-from covgrpo.engines.rows import number, weigh_rows
+from covgrpo.engines.training_batch import number, weigh_rows
 from covgrpo.trl.rollout import Rollout
 
 from verl_runs import read  # isort: skip

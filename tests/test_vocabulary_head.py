@@ -5,7 +5,7 @@ import torch
 import trl.trainer.utils as trl_utils
 from torch import Tensor
 
-from covgrpo.forward import TiledVocabularyHead, vocabulary_head
+from covgrpo.forward import TiledVocabularyHead, tiled_head
 from covgrpo.trl.fused_head import tiled_vocabulary_head
 
 M, V, H = 7, 11, 5
@@ -54,8 +54,8 @@ def options(variant: str) -> dict:
 @pytest.mark.parametrize("of", ["logps", "entropy", "both"])
 def test_values_and_gradients(variant, budget, of, monkeypatch):
     tile, kept = BUDGETS[budget]
-    monkeypatch.setattr(vocabulary_head, "_TILE_BYTES", tile)
-    monkeypatch.setattr(vocabulary_head, "_KEPT_BYTES", kept)
+    monkeypatch.setattr(tiled_head, "_TILE_BYTES", tile)
+    monkeypatch.setattr(tiled_head, "_KEPT_BYTES", kept)
     results = []
     for head in (plainly, tiled):
         given = inputs(**VARIANTS[variant])

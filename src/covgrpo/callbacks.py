@@ -18,8 +18,8 @@ The metrics of ``docs/metrics.md`` then go to every logger of the trainer, and `
 from pathlib import Path
 from typing import Any
 
-from covgrpo.runs.folder import RunFolder
-from covgrpo.runs.recorder import RunRecorder, StopRequest
+from covgrpo.runs.record.folder import RunFolder
+from covgrpo.runs.record.recorder import RunRecorder, StopRequest
 from covgrpo.trl.diagnostics import TokenDiagnostics
 
 __all__ = ["RunWriter", "TokenDiagnostics"]

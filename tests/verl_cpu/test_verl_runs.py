@@ -14,7 +14,7 @@ import verl_runs
 from verl_trl_cases import compare
 
 from covgrpo.core import gaussian_weights
-from covgrpo.engines.rows import number
+from covgrpo.engines.training_batch import number
 
 pytestmark = [
     pytest.mark.slow,

@@ -29,7 +29,7 @@ def dump_vanilla(old_log_prob, log_prob, advantages, response_mask, **kwargs):
 
 
 def dump_driver_batches():
-    from covgrpo.verl import trainers
+    from covgrpo.engines.verl import trainers
 
     weigh = trainers.weigh_batch
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.options import check_choice, option
+from covgrpo.runs.options import option
+from covgrpo.suggest import check_choice
 
 # The parts of a step. `update` is forward, backward and optimizer; `rest` is tokenising, decoding, padding, advantages.
 PHASES = ("sampling", "scoring", "update", "reward", "rest")

@@ -9,7 +9,7 @@ from typing import Any
 
 from covgrpo.bench.case import PHASES, BenchCase
 from covgrpo.bench.operations import matmul_peak, useful_operations
-from covgrpo.bench.worker import SIDES, run_worker
+from covgrpo.bench.side_process import SIDES, run_side
 from covgrpo.errors import UserError
 from covgrpo.models import resolve_model
 from covgrpo.tasks import load_task
@@ -120,7 +120,7 @@ class _Worker:
     @classmethod
     def start(cls, context: Any, case: BenchCase, side: str) -> "_Worker":
         connection, theirs = context.Pipe()
-        process = context.Process(target=run_worker, args=(theirs, case, side))
+        process = context.Process(target=run_side, args=(theirs, case, side))
         process.start()
         theirs.close()
         return cls(process, connection, side)

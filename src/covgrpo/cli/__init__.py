@@ -1,4 +1,4 @@
-"""The command line. Thin: it reads flags, calls the rooms, and prints."""
+"""The command line. Thin: it reads flags, calls the package, and prints."""
 
 import argparse
 import os
@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from covgrpo import __version__
+from covgrpo.cpu_defaults import set_cpu_defaults
 from covgrpo.errors import UserError
-from covgrpo.process import settle_process
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -19,8 +19,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"covgrpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (train, evaluate, compare, table, report, bench, listing):
-        room.add_parser(commands)
+    for command in (train, evaluate, compare, table, report, bench, listing):
+        command.add_parser(commands)
     return parser
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command_line().parse_args(argv)
     args.words = list(sys.argv[1:] if argv is None else argv)
     _import_from_here()
-    settle_process()
+    set_cpu_defaults()
     try:
         return int(args.run(args))
     except UserError as error:

@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from covgrpo.bench.measure import measure
-    from covgrpo.bench.worker import SIDES
+    from covgrpo.bench.side_process import SIDES
 
     case = BenchCase(**given_options(args, BenchCase))
     case.check()

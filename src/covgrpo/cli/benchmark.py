@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from covgrpo.cli.files import write_text
 from covgrpo.errors import UserError
+from covgrpo.files import write_text
 
 _ONLY_HERE = (
     "completions",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.cli.display import duration
-from covgrpo.cli.files import write_text
 from covgrpo.errors import UserError
+from covgrpo.files import write_text
 
 _EXAMPLE = """examples:
   covgrpo compare studies/demo.yaml --list

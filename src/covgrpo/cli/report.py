@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from covgrpo.cli.files import write_text
 from covgrpo.errors import UserError
+from covgrpo.files import write_text
 
 _EXAMPLE = """examples:
   covgrpo report runs/demo
@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report."""
     from covgrpo.report import collect, html_page, markdown_summary, read_run
-    from covgrpo.runs.options import check_choice
+    from covgrpo.suggest import check_choice
 
     for kind in args.formats:
         check_choice("formats", kind, _FORMATS)

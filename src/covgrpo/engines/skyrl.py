@@ -10,7 +10,7 @@ and advantage estimators cannot be exact (docs/engines.md).
 from typing import Any
 
 from covgrpo.core import Weighting, fit_normaliser, get_weighting
-from covgrpo.engines.rows import weigh_rows
+from covgrpo.engines.training_batch import weigh_rows
 from covgrpo.errors import UserError
 
 # What ``trainer.algorithm.loss_reduction`` divides a token by, up to one number for all.

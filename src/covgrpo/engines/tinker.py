@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from covgrpo.core import Weighting, fit_normaliser, get_weighting
-from covgrpo.engines.rows import weigh_rows
+from covgrpo.engines.training_batch import weigh_rows
 
 
 class WeightedPolicyGradient:

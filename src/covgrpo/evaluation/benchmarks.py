@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covgrpo.errors import UserError
+from covgrpo.suggest import did_you_mean_or_known
 from covgrpo.tasks import Problem
-from covgrpo.tasks.base import did_you_mean
 from covgrpo.tasks.hub import hub_rows, problems_in
 from covgrpo.tasks.jsonl import read_problems
 
@@ -55,4 +55,4 @@ def load_benchmark(name: str) -> list[Problem]:
         return problems_in(rows, name, benchmark.question, benchmark.answer)
     if Path(name).suffix in (".jsonl", ".json") or Path(name).is_file():
         return read_problems(name)
-    raise UserError(f"benchmark {name!r} is unknown and no file.{did_you_mean(name, BENCHMARKS)}")
+    raise UserError(f"benchmark {name!r} is unknown and no file.{did_you_mean_or_known(name, BENCHMARKS)}")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.tasks.base import did_you_mean
+from covgrpo.files import json_objects, read_json_lines
+from covgrpo.suggest import did_you_mean_or_known
 
 
 def read_completions(path: str | Path, known: Collection[str]) -> dict[str, list[str]]:
@@ -21,29 +22,21 @@ def read_completions(path: str | Path, known: Collection[str]) -> dict[str, list
     """
     path = Path(path)
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = list(read_json_lines(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}.") from error
     found: dict[str, list[str]] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            key, completion = _fields(line, where)
-            if key not in known:
-                raise UserError(f"{where}: no problem has the id {key!r}.{did_you_mean(key, known)}")
-            found.setdefault(key, []).append(completion)
+    for where, row in json_objects(path, lines):
+        key, completion = _fields(row, where)
+        if key not in known:
+            raise UserError(f"{where}: no problem has the id {key!r}.{did_you_mean_or_known(key, known)}")
+        found.setdefault(key, []).append(completion)
     if not found:
         raise UserError(f"{path}: the file holds no completion.")
     return found
 
 
-def _fields(line: bytes, where: str) -> tuple[str, str]:
-    try:
-        row: Any = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}).") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a JSON object is expected, not {type(row).__name__}.")
+def _fields(row: dict[str, Any], where: str) -> tuple[str, str]:
     for name in ("id", "completion"):
         if name not in row:
             raise UserError(f"{where}: field {name!r} is missing.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from covgrpo.errors import UserError
+from covgrpo.files import read_json_lines, writing
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,13 @@ def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Dra
         path.parent.mkdir(parents=True, exist_ok=True)
         _append(path, [head])
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # a torn last line has no end
+    lines = [line for line in read_json_lines(path) if line.ended]  # a torn last line has no end
     try:
-        first = json.loads(lines[0]) if lines else None
-        records = [json.loads(line) for line in lines[1:]]
+        for line in lines:
+            if line.error is not None:
+                raise line.error
+        first = lines[0].value if lines else None
+        records = [line.value for line in lines[1:]]
         done = [Drawn(r["completion"], r["length"], r["truncated"]) for r in records]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a file of recorded completions ({error}); name another --records.") from error
@@ -178,13 +182,10 @@ def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Dra
     whole = len(done) if len(done) == len(rows) else len(done) // size * size
     if [r["id"] for r in records[:whole]] != rows[:whole]:
         raise UserError(f"{path} holds completions of other problems; name another --records, or remove it.")
-    path.write_bytes(b"".join(line + b"\n" for line in lines[: whole + 1]))
+    path.write_bytes(b"".join(line.raw + b"\n" for line in lines[: whole + 1]))
     return done[:whole]
 
 
 def _append(path: Path, records: list[dict[str, Any]]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from covgrpo.forward.errors import NotShareableError
+from covgrpo.forward.shareable import NotShareableError
 
 NAME = "covgrpo"  # of the implementation; transformers makes no mask for it
 # Arguments that attention functions are handed and that change nothing here.

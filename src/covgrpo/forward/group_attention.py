@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from covgrpo.forward.groups import RowGroups
+from covgrpo.forward.rows_by_prompt import RowGroups
 
 _SCORES_AT_ONCE = 1 << 24  # scores of a block of queries: 64 MiB in float32
 

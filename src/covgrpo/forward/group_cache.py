@@ -7,10 +7,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from covgrpo.forward.attention_interface import lowered
-from covgrpo.forward.errors import NotShareableError
 from covgrpo.forward.group_attention import attend
-from covgrpo.forward.groups import RowGroups
 from covgrpo.forward.growing_cache import GrowingLayer, is_plain
+from covgrpo.forward.rows_by_prompt import RowGroups
+from covgrpo.forward.shareable import NotShareableError
 
 
 def check_plain(cache: Any) -> None:

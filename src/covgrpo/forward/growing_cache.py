@@ -13,7 +13,7 @@ def is_plain(cache: Any) -> bool:
     return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def with_room(cache: Cache) -> Cache:
+def make_growing(cache: Cache) -> Cache:
     """Give a plain cache room to grow, in place; another kind is left as it is. For inference only."""
     if is_plain(cache):
         layers: list[Any] = cache.layers

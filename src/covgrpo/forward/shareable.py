@@ -4,6 +4,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
+class NotShareableError(Exception):
+    """The model or batch cannot take the shared-prompt path; the message says why."""
+
+
 def why_not_shareable(model: PreTrainedModel) -> str | None:
     """Say why the shared-prompt path is not exact for this model as it is set up now; ``None`` where it is."""
     config = model.config.get_text_config()

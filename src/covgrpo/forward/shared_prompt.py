@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from covgrpo.forward.attention_interface import attending_by, refuse_our_attention, serves_our_attention
-from covgrpo.forward.errors import NotShareableError
 from covgrpo.forward.group_cache import check_plain
 from covgrpo.forward.length_buckets import length_buckets
+from covgrpo.forward.shareable import NotShareableError
 from covgrpo.forward.token_tree import TokenTree
 
 _PLAIN_ATTENTION_BYTES = 64 * 2**20

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from covgrpo.forward.attention_interface import lowered
 from covgrpo.forward.group_attention import attend, attend_backward
-from covgrpo.forward.groups import RowGroups
+from covgrpo.forward.rows_by_prompt import RowGroups
 
 
 @dataclass(frozen=True)

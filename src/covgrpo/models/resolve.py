@@ -1,6 +1,5 @@
 """From the name that a user gives to a model and its tokenizer."""
 
-import difflib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from covgrpo.errors import UserError
 from covgrpo.models.builtin import BUILTIN_MODELS, cached_folder, materialise
+from covgrpo.suggest import nearest
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -70,8 +70,8 @@ def load_model(name: str, dtype: str = "float32", trust_remote_code: bool = Fals
 def _meant_builtin(name: str) -> str | None:
     """The built-in model whose name or title is close to the plain ``name``."""
     known = {alias.lower(): m.name for m in BUILTIN_MODELS.values() for alias in (m.name, m.title)}
-    close = [] if "/" in name else difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
-    return known[close[0]] if close else None
+    close = None if "/" in name else nearest(name.lower(), known, cutoff=0.75)
+    return None if close is None else known[close]
 
 
 def _check_folder(folder: Path) -> None:

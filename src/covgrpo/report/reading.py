@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import read_json_lines
 
 _NAMED = 3  # damaged lines that are named one by one, for each file
 
@@ -101,17 +102,15 @@ def _json_object(path: Path, skip: Callable[[str], None]) -> dict[str, Any]:
 def _records(path: Path, skip: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     damaged = 0
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                record = _record(line)
-                if record is not None:
-                    yield record
-                    continue
-                damaged += 1
-                if not line.endswith(b"\n"):
-                    skip(f"{path.name} line {number}: torn, as by a process that was stopped while writing")
-                elif damaged <= _NAMED:
-                    skip(f"{path.name} line {number}: no JSON object with a step")
+        for line in read_json_lines(path):
+            if _is_record(line.value):
+                yield _finite(line.value)
+                continue
+            damaged += 1
+            if not line.ended:
+                skip(f"{path.name} line {line.number}: torn, as by a process that was stopped while writing")
+            elif damaged <= _NAMED:
+                skip(f"{path.name} line {line.number}: no JSON object with a step")
     except FileNotFoundError:
         return
     except OSError as error:
@@ -120,18 +119,15 @@ def _records(path: Path, skip: Callable[[str], None]) -> Iterator[dict[str, Any]
         skip(f"{path.name}: {damaged} lines in all are damaged")
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not _is_count(record.get("step")):
-        return None
+def _is_record(value: Any) -> bool:
+    """Whether it is an object with a step."""
+    step = value.get("step") if isinstance(value, dict) else None
+    return isinstance(step, int) and not isinstance(step, bool) and step >= 0
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    """The record, with ``None`` in place of NaN and infinities."""
     for name, value in record.items():
         if isinstance(value, float) and not math.isfinite(value):
             record[name] = None
     return record
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -15,9 +15,9 @@ from covgrpo.forward import (
     NotShareableError,
     attending_by,
     is_plain,
+    make_growing,
     refuse_our_attention,
     serves_our_attention,
-    with_room,
 )
 from covgrpo.rollouts.gate import positions_are_relative
 
@@ -82,7 +82,7 @@ class _CopiedRows:
 
     def __init__(self, prompts: Cache, prompt_mask: Tensor, prompt_of_row: Tensor):
         prompts.batch_select_indices(prompt_of_row)
-        self.cache, self.mask = with_room(prompts), prompt_mask[prompt_of_row]
+        self.cache, self.mask = make_growing(prompts), prompt_mask[prompt_of_row]
 
     def keep(self, index: Tensor) -> None:
         self.cache.batch_select_indices(index)

@@ -1,6 +1,5 @@
-"""The record of a run: its folder on disk, and the machine and versions it ran with."""
+"""A run from its options to its folder: planning and running here, what it leaves on disk in ``record``."""
 
-from covgrpo.runs.environment import describe_environment
-from covgrpo.runs.folder import RunFolder, differences
+from covgrpo.runs.record import RunFolder, describe_environment, differences
 
 __all__ = ["RunFolder", "describe_environment", "differences"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from covgrpo.runs.folder import RunFolder
+from covgrpo.runs.record.folder import RunFolder
 
 # (model, sampled completions a problem) -> one record for each temperature
 Measure = Callable[[Any, int], list[dict[str, Any]]]

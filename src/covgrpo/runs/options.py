@@ -6,13 +6,12 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.suggest import check_choice, did_you_mean
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL's
 _MAX_TOKENS_A_MICRO_BATCH = 16_384
@@ -211,24 +210,9 @@ def options_from_dict(values: dict[str, Any], source: str) -> TrainOptions:
     checked = {}
     for key, value in values.items():
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{source}: unknown option {key!r}.{hint}")
+            raise UserError(f"{source}: unknown option {key!r}.{did_you_mean(str(key), known, cutoff=0.5)}")
         checked[key] = typed_value(value, hints[key], f"{source}: option {key!r}")
     return TrainOptions(**checked)
-
-
-def check_choice(name: str, value: str, known: Iterable[str]) -> None:
-    """Refuse a value that is none of ``known``.
-
-    Raises:
-        UserError: names the option, the value and the nearest known one.
-    """
-    known = list(known)
-    if value not in known:
-        near = get_close_matches(value, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
-        raise UserError(f"{name} {value!r} is unknown; {hint}")
 
 
 @functools.cache

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.folder import RESUME_IGNORES, RunFolder
 from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
 from covgrpo.runs.libraries import quiet_libraries
-from covgrpo.runs.options import TrainOptions, check_choice
+from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.plan import Plan, plan_training
+from covgrpo.runs.record.folder import RESUME_IGNORES, RunFolder
 from covgrpo.runs.trainer_config import trainer_config
+from covgrpo.suggest import check_choice
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
 from covgrpo.tasks.base import vote_of
 
@@ -208,7 +209,7 @@ class _Session:
     run: RunFolder | None
 
     def go(self, model: Any, tokenizer: Any, checkpoint: Path | None) -> TrainResult:
-        from covgrpo.runs.recorder import RunRecorder, StopRequest
+        from covgrpo.runs.record.recorder import RunRecorder, StopRequest
         from covgrpo.verify import VerifierPool
 
         options = self.options
@@ -252,7 +253,7 @@ class _Session:
         from transformers import PrinterCallback
 
         from covgrpo.rewards import CorrectnessReward, FormatReward
-        from covgrpo.runs.recorder import LastStep
+        from covgrpo.runs.record.recorder import LastStep
         from covgrpo.trl import CovGRPOTrainer
 
         try:

@@ -4,7 +4,8 @@ import typing
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.options import TrainOptions, check_choice, typed_value, union_members
+from covgrpo.runs.options import TrainOptions, typed_value, union_members
+from covgrpo.suggest import check_choice, did_you_mean
 
 # Options that TRL's config has under the same name.
 _PASSED_ON = (
@@ -71,11 +72,7 @@ def _given_to_trl(given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any
     settings = {}
     for name, value in given.items():
         if name not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"trl: GRPOConfig has no option {name!r}.{hint}")
+            raise UserError(f"trl: GRPOConfig has no option {name!r}.{did_you_mean(name, known)}")
         if name in _DECIDED_BY:
             raise UserError(f"trl: {name!r} follows from the option {_DECIDED_BY[name]!r}; set that one.")
         settings[name] = value

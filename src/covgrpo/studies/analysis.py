@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from covgrpo.studies.outcomes import OUTCOMES, STEPS_TO_BEST, OutcomeInfo, steps_to, threshold
 from covgrpo.studies.records import Record
+from covgrpo.studies.spec import Study
 from covgrpo.studies.statistics import Interval, holm, interval, sign_flip_p
-from covgrpo.studies.study import Study
 
 ALL_OUTCOMES: dict[str, OutcomeInfo] = {**OUTCOMES, "steps_to_best": STEPS_TO_BEST}
 EVERYWHERE = "all regimes"

@@ -10,12 +10,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from covgrpo.errors import UserError
+from covgrpo.files import writing
 from covgrpo.report.figures import COLOURS
 from covgrpo.studies.analysis import ALL_OUTCOMES, BY_SEED, EVERYWHERE, analyse
 from covgrpo.studies.outcomes import accuracies, last_at, pass_rate
 from covgrpo.studies.records import PASS_K, Record
-from covgrpo.studies.study import Study
+from covgrpo.studies.spec import Study
 
 _WINDOWS = 60  # points of a curve over steps
 
@@ -33,10 +33,8 @@ def save_figures(study: Study, records: Mapping[str, Record], folder: Path) -> l
     for name, draw in drawn.items():
         figure = draw(study, records)
         saved.append(folder / f"{name}.png")
-        try:
+        with writing(saved[-1]):
             figure.savefig(saved[-1], dpi=130)
-        except OSError as error:
-            raise UserError(f"cannot write {saved[-1]} ({(error.strerror or str(error)).lower()}).") from error
         plt.close(figure)
     return saved
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from covgrpo.errors import UserError
+from covgrpo.files import write_text
 from covgrpo.report import RunRecords, collect, html_page
 from covgrpo.studies.records import Record
-from covgrpo.studies.study import Study
+from covgrpo.studies.spec import Study
 
 
 def write_pages(study: Study, records: Mapping[str, Record], folder: Path) -> list[Path]:
@@ -21,11 +21,7 @@ def write_pages(study: Study, records: Mapping[str, Record], folder: Path) -> li
         if specs:
             path = folder / "pages" / f"{specs[0].regime_id or study.name}.html"
             runs = [_as_run(records[spec.id]) for spec in sorted(specs, key=lambda s: study.methods.index(s.method))]
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(html_page(collect(runs), f"{study.name}: {regime}".rstrip(": ")), encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error
+            write_text(path, html_page(collect(runs), f"{study.name}: {regime}".rstrip(": ")))
             written.append(path)
     return written
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.folder import RunFolder, differences
+from covgrpo.files import replacing, writing
 from covgrpo.runs.options import TrainOptions
-from covgrpo.studies.study import RunSpec
+from covgrpo.runs.record.folder import RunFolder, differences
+from covgrpo.studies.spec import RunSpec
 
 VERSION = 1
 # Metrics of each step that are kept, to four digits.
@@ -34,7 +34,7 @@ class Record:
     """A finished run.
 
     Args:
-        regime: see :class:`~covgrpo.studies.study.RunSpec`.
+        regime: see :class:`~covgrpo.studies.spec.RunSpec`.
         method: likewise.
         seed: likewise.
         options: those of ``covgrpo train`` that are not at their default.
@@ -195,12 +195,7 @@ def _short(value: Any) -> float | None:
 def _write_json(beside: Path, target: Path, value: dict[str, Any]) -> None:
     """Write ``target`` whole or not at all: first under another name on the same file system."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
+        with replacing(target, beside) as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except OSError as error:
-        raise UserError(f"cannot write {target} ({(error.strerror or str(error)).lower()}).") from error

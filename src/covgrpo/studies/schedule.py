@@ -14,8 +14,8 @@ from pathlib import Path
 
 from covgrpo.errors import UserError
 from covgrpo.studies.records import record_path
-from covgrpo.studies.study import RunSpec, Study
-from covgrpo.studies.worker import BUSY, STOPPED, Job
+from covgrpo.studies.run_process import BUSY, STOPPED, Job
+from covgrpo.studies.spec import RunSpec, Study
 
 
 @dataclass
@@ -155,7 +155,7 @@ class _Pool:
         error = ""
         with (work / "log.txt").open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "covgrpo.studies.worker"],
+                [sys.executable, "-m", "covgrpo.studies.run_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

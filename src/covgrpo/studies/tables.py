@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from covgrpo.studies.analysis import ALL_OUTCOMES, EVERYWHERE, Cell, analyse, tuned
 from covgrpo.studies.records import Record
+from covgrpo.studies.spec import Study
 from covgrpo.studies.statistics import Interval, verdict
-from covgrpo.studies.study import Study
 
 _CSV_HEADER = (
     *("regime", "method", "outcome", "n", "mean", "median", "low", "high", "pairs", "difference", "median_difference"),

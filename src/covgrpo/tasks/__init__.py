@@ -5,8 +5,9 @@ from importlib import import_module
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.suggest import did_you_mean_or_known
 from covgrpo.tasks.addition import AdditionTask
-from covgrpo.tasks.base import Problem, Split, Task, TaskInfo, did_you_mean, is_eval_question
+from covgrpo.tasks.base import Problem, Split, Task, TaskInfo, is_eval_question
 from covgrpo.tasks.countdown import CountdownTask
 from covgrpo.tasks.digits import DigitsTask
 from covgrpo.tasks.hub import HubTask
@@ -56,7 +57,7 @@ def load_task(spec: str, params: dict[str, Any] | None = None) -> Task:
         return TASK_KINDS[kind](body, merged)
     if "." in kind and body:
         return _load_own_task(kind, body, merged)
-    raise UserError(f"Task {spec!r}: unknown kind {kind!r}.{did_you_mean(kind, TASK_KINDS)}")
+    raise UserError(f"Task {spec!r}: unknown kind {kind!r}.{did_you_mean_or_known(kind, TASK_KINDS)}")
 
 
 def _load_own_task(module: str, name: str, params: dict[str, Any]) -> Task:

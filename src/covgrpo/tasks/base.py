@@ -1,6 +1,5 @@
 """What a task is: prompts with known answers, split for good into train and eval, and the verifier's import path."""
 
-import difflib
 import hashlib
 import random
 from collections.abc import Callable, Iterable
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from covgrpo.errors import UserError
+from covgrpo.suggest import did_you_mean_or_known
 
 Split = Literal["train", "eval"]
 
@@ -153,15 +153,6 @@ def draw_problems(
     return collect_problems(order, split, n, spec=spec, eval_fraction=eval_fraction)
 
 
-def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` with the nearest option, or the options themselves where none is near."""
-    known = sorted(options)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        return f" Did you mean {near[0]!r}?"
-    return f" Known: {', '.join(known)}." if len(known) <= 12 else ""
-
-
 def check_parameter_names(spec: str, params: dict[str, Any], known: Iterable[str]) -> None:
     """Refuse parameters that the task does not have.
 
@@ -171,7 +162,7 @@ def check_parameter_names(spec: str, params: dict[str, Any], known: Iterable[str
     known = list(known)
     for name in params:
         if name not in known:
-            raise UserError(f"Task {spec!r} has no parameter {name!r}.{did_you_mean(name, known)}")
+            raise UserError(f"Task {spec!r} has no parameter {name!r}.{did_you_mean_or_known(name, known)}")
 
 
 def merge_parameters(spec: str, params: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

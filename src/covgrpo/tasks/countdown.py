@@ -17,6 +17,8 @@ from covgrpo.tasks.base import (
     derived_seed,
     merge_parameters,
 )
+from covgrpo.tasks.countdown_steps import Step, random_solution
+from covgrpo.tasks.countdown_tries import last_try
 from covgrpo.tasks.generated import GeneratedTask
 
 _DEFAULTS = {
@@ -37,19 +39,6 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """``a sign b = value``: one operation of a solution."""
-
-    a: int
-    sign: str
-    b: int
-    value: int
-
-    def __str__(self) -> str:
-        return f"{self.a}{self.sign}{self.b}={self.value}"
 
 
 @dataclass(frozen=True)
@@ -98,8 +87,6 @@ class CountdownTask(GeneratedTask):
 
     def vote(self, answer: str) -> str:
         """What counts in a majority vote: the expression; of a trace the try that it ends with."""
-        from covgrpo.tasks.countdown_tries import last_try  # which builds on this module
-
         return last_try(answer) if self.style == "tries" else answer
 
     @staticmethod
@@ -132,27 +119,6 @@ class CountdownTask(GeneratedTask):
     def is_easy(self, steps: list[Step]) -> bool:
         """Whether no result is above twice the larger of ``largest`` and ``max_target``."""
         return all(step.value <= 2 * max(self.largest, self.max_target) for step in steps)
-
-
-def random_solution(given: list[int], rng: random.Random) -> tuple[int, str, list[Step]]:
-    """Join two random terms by a random operation that gives a positive integer, until one term is left.
-
-    Returns:
-        Value; text of the expression, without spaces, every operation but the outermost in parentheses; the operations
-        in the order in which they were chosen.
-    """
-    terms, steps = [(number, str(number)) for number in given], []
-    while len(terms) > 1:
-        (a, left), (b, right) = (terms.pop(rng.randrange(len(terms))) for _ in range(2))
-        results = [("+", a + b), ("*", a * b)]
-        if a > b:
-            results.append(("-", a - b))
-        if a % b == 0:
-            results.append(("/", a // b))
-        sign, value = rng.choice(results)
-        steps.append(Step(a, sign, b, value))
-        terms.append((value, f"({left}{sign}{right})" if terms else f"{left}{sign}{right}"))
-    return *terms[0], steps
 
 
 def score(payload: dict[str, Any], answer: str) -> float:

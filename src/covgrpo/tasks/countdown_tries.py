@@ -13,10 +13,13 @@ judges the try wrong, ``!`` right. Numbers are integers from 0 on, so that ``-``
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covgrpo.tasks.base import Problem
-from covgrpo.tasks.countdown import CountdownTask, Step, random_solution
+from covgrpo.tasks.countdown_steps import Step, random_solution
+
+if TYPE_CHECKING:
+    from covgrpo.tasks.countdown import CountdownTask
 
 MAX_LENGTH = 1000  # characters; four numbers need about 160
 # the product of six numbers up to 1,000 has 19 digits
@@ -80,7 +83,7 @@ def score(payload: dict[str, Any], answer: str) -> float:
     return float(is_hit(payload["numbers"], payload["target"], text.rpartition(";")[2].split(" ")))
 
 
-def random_trace(task: CountdownTask, problem: Problem, rng: random.Random, most_wrong: int = 3) -> str:
+def random_trace(task: "CountdownTask", problem: Problem, rng: random.Random, most_wrong: int = 3) -> str:
     """A trace of k wrong tries, k uniform in 0 .. ``most_wrong``, and the answer. All steps are right.
 
     Fewer than k tries are wrong where none of 10,000 draws misses the target.

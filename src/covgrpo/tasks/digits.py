@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.suggest import did_you_mean_or_known
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
     Problem,
     TaskInfo,
     derived_seed,
-    did_you_mean,
     merge_parameters,
 )
 from covgrpo.tasks.generated import GeneratedTask
@@ -42,7 +42,7 @@ class DigitsTask(GeneratedTask):
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
-            hint = did_you_mean(self.operation, OPERATIONS)
+            hint = did_you_mean_or_known(self.operation, OPERATIONS)
             raise UserError(f"Task 'digits:' has no operation {self.operation!r}.{hint}")
         values = {"length": self.length, "eval_fraction": self.eval_fraction}
         merge_parameters(f"digits:{self.operation}", values, _DEFAULTS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import json_objects, read_json_lines
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
     Problem,
@@ -67,20 +68,10 @@ class JsonlTask:
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, object) of each line that is not blank."""
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = list(read_json_lines(path))
     except OSError as error:
         raise UserError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from error
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not valid JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: a JSON object is expected, not {type(row).__name__}.")
-        yield where, row
+    return json_objects(path, lines)
 
 
 def _text(row: dict[str, Any], name: str, where: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from covgrpo.errors import UserError
-from covgrpo.tasks.base import Problem, did_you_mean
+from covgrpo.suggest import did_you_mean_or_known
+from covgrpo.tasks.base import Problem
 from covgrpo.tasks.math_limits import end_of
 
 
@@ -170,7 +171,7 @@ def get_answer_format(name: str) -> AnswerFormat:
         UserError: unknown name.
     """
     if name not in ANSWER_FORMATS:
-        raise UserError(f"answer_format {name!r} is unknown.{did_you_mean(name, ANSWER_FORMATS)}")
+        raise UserError(f"answer_format {name!r} is unknown.{did_you_mean_or_known(name, ANSWER_FORMATS)}")
     return ANSWER_FORMATS[name]
 
 

@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.suggest import did_you_mean_or_known
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
     Problem,
@@ -24,7 +25,6 @@ from covgrpo.tasks.base import (
     check_parameter_names,
     collect_problems,
     derived_seed,
-    did_you_mean,
     merge_parameters,
 )
 from covgrpo.tasks.entry_json import decode_entry, encode_entry
@@ -125,7 +125,7 @@ class ReasoningGymTask:
 
     def __init__(self, name: str, params: dict[str, Any] | None = None):
         if name not in _datasets():
-            raise UserError(f"reasoning-gym has no dataset {name!r}.{did_you_mean(name, _datasets())}")
+            raise UserError(f"reasoning-gym has no dataset {name!r}.{did_you_mean_or_known(name, _datasets())}")
         label = f"reasoning_gym:{name}"
         params = dict(params or {})
         defaults = _config_defaults(name)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from covgrpo.errors import UserError
-from covgrpo.verify.process import WorkerDiedError, WorkerProcess
+from covgrpo.verify.worker_process import WorkerDiedError, WorkerProcess
 
 logger = logging.getLogger(__name__)
 

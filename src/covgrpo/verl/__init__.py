@@ -2,14 +2,15 @@
 
     VERL_USE_EXTERNAL_MODULES=covgrpo.verl python -m verl.trainer.main_ppo algorithm.adv_estimator=grpo ...
 
-verl imports this module in each of its processes. Nothing happens there until a trainer is built, which is where the
-choice in ``algorithm.covgrpo`` is read. Without that section the method of arXiv 2605.11538 is what loading by the
-variable means; where the module was only found as an installed plug-in, nothing is touched.
+verl imports this module in each of its processes; the code is in ``covgrpo.engines.verl``. Nothing happens here until a
+trainer is built, which is where the choice in ``algorithm.covgrpo`` is read. Without that section the method of arXiv
+2605.11538 is what loading by the variable means; where the module was only found as an installed plug-in, nothing is
+touched.
 """
 
-from covgrpo.verl.batch import weigh_batch
-from covgrpo.verl.choice import Choice, choose
-from covgrpo.verl.loading import load
+from covgrpo.engines.verl.batch import weigh_batch
+from covgrpo.engines.verl.config_section import Choice, choose
+from covgrpo.engines.verl.loading import load
 
 __all__ = ["Choice", "choose", "weigh_batch"]
 

@@ -21,7 +21,7 @@ _ENVIRONMENT = {
 }
 
 
-def settle_process() -> None:
+def set_cpu_defaults() -> None:
     """Set what helps, for this process and those it starts. Without effect on what torch has read already."""
     if sys.platform != "linux":
         return

@@ -12,7 +12,7 @@ from covgrpo.errors import UserError
 SIDES = ("covgrpo", "trl")
 
 
-def run_worker(connection: Any, case: BenchCase, side: str) -> None:
+def run_side(connection: Any, case: BenchCase, side: str) -> None:
     """Train for ``case.warmup + case.steps`` steps under the gate; sends (kind, value) messages.
 
     "model" once, "ready" and "step" for each step, "done" with the peak memory in bytes; or "error" with a sentence.
@@ -44,7 +44,7 @@ def _trainer(connection: Any, case: BenchCase, side: str, folder: str) -> Any:
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from covgrpo.bench.timing import StepGate, TimedPhases
+    from covgrpo.bench.step_gate import StepGate, TimedPhases
     from covgrpo.bench.workload import fixed_reward, load_case_model, prompts_of
     from covgrpo.hardware import has_bf16
     from covgrpo.rewards import CorrectnessReward

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from covgrpo.engines.entropy import EntropyHold
-from covgrpo.engines.rows import weigh_rows
+from covgrpo.engines.training_batch import weigh_rows
+from covgrpo.engines.verl.config_section import Choice
 from covgrpo.errors import UserError
-from covgrpo.verl.choice import Choice
 
 
 def weigh_batch(
@@ -25,7 +25,7 @@ def weigh_batch(
             ``old_log_probs``, ``advantages`` (B, T) float, ``response_mask`` (B, T) 0/1 and the row's prompt ``uid``
             (B,). Only ``advantages`` is replaced, by a new tensor (``returns`` may be the same one), 0 where masked.
         choice: scheme and scope. ``none`` leaves the advantages as they are.
-        keys: (B,) verl's names of the rows; see :func:`covgrpo.engines.rows.weigh_rows`.
+        keys: (B,) verl's names of the rows; see :func:`covgrpo.engines.training_batch.weigh_rows`.
         hold: of a weighting that holds the entropy.
 
     Returns:

@@ -11,8 +11,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from covgrpo.metrics import StepTokens, most_damped
-from covgrpo.runs.folder import RunFolder
-from covgrpo.runs.token_records import completion_record, histogram_record, token_records
+from covgrpo.runs.record.folder import RunFolder
+from covgrpo.runs.record.token_records import completion_record, histogram_record, token_records
 
 _OF_ROLLOUT = ("reward", "completions/", "frac_reward_zero_std", "verifier/")
 StepListener = Callable[[dict[str, Any]], None]
@@ -120,7 +120,7 @@ class RunRecorder(TrainerCallback):
     def _record_samples(self, step: int) -> None:
         """Keep completions spread evenly over the latest rollout batch (TRL's own log of it).
 
-        The last of several makes room for the one whose token has the smallest weight, which chance would rarely show.
+        The last of several gives way to the one whose token has the smallest weight, which chance would rarely show.
         """
         logs = self.trainer._logs
         total = len(logs["completion"])

@@ -18,16 +18,17 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from covgrpo.engines.verl.config_section import SECTION
+from covgrpo.engines.verl.trainers import SEAMS, missing, watch
 from covgrpo.errors import UserError
-from covgrpo.verl.choice import SECTION
-from covgrpo.verl.trainers import SEAMS, missing, watch
 
 TESTED_VERSIONS = "0.9."
 _VARIABLE = "VERL_USE_EXTERNAL_MODULES"
+_PLUG_IN = "covgrpo.verl"  # the package that users name there, and of the entry point
 
 
 def load() -> None:
-    """Watch for verl's trainers; called once, when the package is imported.
+    """Watch for verl's trainers; called once, when the plug-in is imported.
 
     Raises:
         UserError: named in ``VERL_USE_EXTERNAL_MODULES``, and verl is not a tested version or lacks a module.
@@ -49,8 +50,8 @@ def load() -> None:
 
 
 def named_by_variable() -> bool:
-    """Whether ``VERL_USE_EXTERNAL_MODULES`` names this package."""
-    return __package__ in [name.strip() for name in os.environ.get(_VARIABLE, "").split(",")]
+    """Whether ``VERL_USE_EXTERNAL_MODULES`` names the plug-in."""
+    return _PLUG_IN in [name.strip() for name in os.environ.get(_VARIABLE, "").split(",")]
 
 
 def check_verl(verl: ModuleType) -> None:

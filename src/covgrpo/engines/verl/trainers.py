@@ -14,9 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from covgrpo.engines.entropy import EntropyHold
+from covgrpo.engines.verl.batch import weigh_batch
+from covgrpo.engines.verl.config_section import Choice, choose, uses_engine_log_probs
 from covgrpo.errors import UserError
-from covgrpo.verl.batch import weigh_batch
-from covgrpo.verl.choice import Choice, choose, uses_engine_log_probs
+from covgrpo.files import replacing
 
 STATE_FILE = "covgrpo_entropy_hold.json"
 
@@ -127,8 +128,8 @@ def _keep_state(trainer: Any, weighted: WeightedAdvantages) -> None:
     def _save_checkpoint(*args: Any, **kwargs: Any) -> Any:
         result = save(*args, **kwargs)
         path = _checkpoint(trainer) / STATE_FILE
-        path.with_suffix(".tmp").write_text(json.dumps(hold.state_dict()), encoding="utf-8")
-        path.with_suffix(".tmp").replace(path)
+        with replacing(path) as file:
+            file.write(json.dumps(hold.state_dict()))
         return result
 
     @functools.wraps(load)

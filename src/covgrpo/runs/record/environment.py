@@ -23,7 +23,7 @@ def describe_environment() -> dict[str, Any]:
     """
     return {
         "versions": _versions(),
-        "git": describe_git(Path(__file__).resolve().parents[3]),
+        "git": describe_git(Path(__file__).resolve().parents[4]),
         "platform": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
         "cpu": {"model": _cpu_model(), "logical_cores": os.cpu_count(), "usable_cores": _usable_cores()},
         "ram_bytes": _ram_bytes(),

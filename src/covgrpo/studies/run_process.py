@@ -1,8 +1,8 @@
-"""One run of a study in a process of its own: ``python -m covgrpo.studies.worker``, with the job on standard input.
+"""One run of a study in a process of its own: ``python -m covgrpo.studies.run_process``.
 
-The job is one JSON line. Standard output has one JSON line for each step and one at the end. Standard input stays open
-as long as the study lives: at its end the process ends too, whatever it is doing, and the run goes on from its last
-checkpoint the next time.
+The job is one JSON line on standard input. Standard output has one JSON line for each step and one at the end. Standard
+input stays open as long as the study lives: at its end the process ends too, whatever it is doing, and the run goes on
+from its last checkpoint the next time.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from typing import IO, Any
 
 from covgrpo.errors import UserError
 from covgrpo.runs.options import TrainOptions, options_from_dict
-from covgrpo.studies.study import RunSpec
+from covgrpo.studies.spec import RunSpec
 
 BUSY, REFUSED, STOPPED = 75, 2, 130  # exit codes: another process has the run, bad input, a signal
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told: the run, the study's name, the folder of its work and the place of its record."""
+    """What the process is told: the run, the study's name, the folder of its work and the place of its record."""
 
     study: str
     regime: str
@@ -67,7 +67,7 @@ def run_job(job: Job, say: Any = lambda message: None) -> int:
 
 
 def _train(job: Job, folder: Path, record: Path, say: Any) -> int:
-    from covgrpo.runs.folder import RunFolder
+    from covgrpo.runs.record.folder import RunFolder
     from covgrpo.runs.train import Watcher, run_training
     from covgrpo.studies.records import keep
 
@@ -102,9 +102,9 @@ def _end_with(parent: IO[str]) -> None:
 
 def main() -> int:
     """Run the job on standard input."""
-    from covgrpo.process import settle_process
+    from covgrpo.cpu_defaults import set_cpu_defaults
 
-    settle_process()
+    set_cpu_defaults()
     job = Job(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")

@@ -11,9 +11,9 @@ NAMES = ["GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE", "MALLOC_TRIM_THRESHOLD_", "MA
 PROBE = """
 import json, os, sys
 import covgrpo.cli.listing
-from covgrpo.process import settle_process
+from covgrpo.cpu_defaults import set_cpu_defaults
 loaded = "torch" in sys.modules
-settle_process()
+set_cpu_defaults()
 print(json.dumps({"torch": loaded, **{name: os.environ.get(name) for name in NAMES}}))
 """
 

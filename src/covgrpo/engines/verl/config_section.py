@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from covgrpo.core import Weighting, fit_normaliser, get_weighting
 from covgrpo.core.weighting.none import NoWeighting
-from covgrpo.engines.rows import SCOPES
+from covgrpo.engines.training_batch import SCOPES
 from covgrpo.errors import UserError
+from covgrpo.suggest import did_you_mean
 
 SECTION = "algorithm.covgrpo"
 
@@ -101,8 +101,7 @@ def _build(options: dict[str, Any], config: Any) -> Weighting:
 def _refuse_unknown_keys(options: dict[str, Any]) -> None:
     for key in options:
         if key not in _DEFAULTS:
-            near = get_close_matches(key, _DEFAULTS, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, _DEFAULTS, cutoff=0.4)
             raise UserError(f"{SECTION}.{key}: unknown key; known: {', '.join(_DEFAULTS)}.{hint}")
 
 

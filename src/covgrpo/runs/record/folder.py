@@ -16,9 +16,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import read_json_lines, replacing
 
 _ABSENT = "(absent)"
 _PROBE_BYTES = 1 << 20
@@ -52,7 +53,7 @@ class RunFolder:
             UserError: the path holds another run, other files or is a file; no permission; no space; on ``resume``,
                 no run there or a configuration that differs.
         """
-        from covgrpo.runs.environment import describe_environment
+        from covgrpo.runs.record.environment import describe_environment
 
         run = cls(Path(path).expanduser())
         run._check_target(resume)
@@ -119,7 +120,7 @@ class RunFolder:
             TypeError: a value that JSON has no form for.
         """
         target = self.path / name
-        with _named_errors(self.path), _replacing(target) as file:
+        with _named_errors(self.path), replacing(target) as file:
             file.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         return target
 
@@ -195,7 +196,7 @@ class RunFolder:
         return self.metrics, self.samples, self.tokens, self.histograms, self.evaluations
 
     def _rewrite(self, path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-        with _named_errors(self.path), _replacing(path) as file:
+        with _named_errors(self.path), replacing(path) as file:
             file.writelines(line + "\n" for record, line in _records(path) if keep(record))
 
     def _mend_ends(self) -> None:
@@ -299,34 +300,16 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Each record of a JSON-lines file with its line; a torn last line is left out."""
     if not path.exists():
         return
-    with _named_errors(path.parent), path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8").rstrip("\r\n")
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("not an object")
-            except ValueError as error:
-                if not raw.endswith(b"\n"):
+    with _named_errors(path.parent):
+        for line in read_json_lines(path):
+            error = line.error
+            if error is None and not isinstance(line.value, dict):
+                error = ValueError("not an object")
+            if error is not None:
+                if not line.ended:
                     return  # torn: lines are written with their end
-                raise UserError(f"{path} line {number} is no JSON object ({error})") from error
-            yield record, line
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[IO[str]]:
-    """A file beside ``target`` that takes its place when the block ends well."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
+                raise UserError(f"{path} line {line.number} is no JSON object ({error})") from error
+            yield line.value, line.raw.decode("utf-8").rstrip("\r")
 
 
 def _probe(folder: Path) -> None:
