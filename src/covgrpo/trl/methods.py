@@ -4,8 +4,9 @@
 of ours; the others are TRL's own options, with the values of the papers.
 """
 
-from difflib import get_close_matches
 from typing import Any
+
+from covgrpo.suggest import did_you_mean
 
 # Clipping at 1 +- this never acts.
 NO_CLIPPING = 1e6
@@ -60,7 +61,6 @@ def method_options(name: str) -> dict[str, Any]:
         ValueError: an unknown name; the nearest is suggested.
     """
     if name not in METHODS:
-        near = get_close_matches(name, METHODS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}.{hint}")
+        known = ", ".join(METHODS)
+        raise ValueError(f"unknown method {name!r}; known: {known}.{did_you_mean(name, METHODS, cutoff=0.4)}")
     return dict(METHODS[name])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
 
+from covgrpo.files import replacing
 from covgrpo.trl.rollout import Rollout
 
 _STATE = "covgrpo_state.json"
@@ -69,7 +70,8 @@ def save_state(trainer: Any, folder: Path) -> None:
         state = {"micro_batches_done": trainer._step, "pending": others}
         if trainer.entropy_hold is not None:
             state["entropy_hold"] = trainer.entropy_hold.state_dict()
-        (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        with replacing(folder / _STATE) as file:
+            json.dump(state, file)
     trainer.accelerator.wait_for_everyone()
 
 
