@@ -125,7 +125,7 @@ def test_lora(tmp_path, dropout, shares):
     theirs.train()
     mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7), weighting="none", **options)
     mine.train()
-    assert (mine._why_not_shareable(mine.model) is None) == shares
+    assert (mine.scorer.why_not_shareable(mine.model) is None) == shares
     if shares:
         assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
         assert relative(weights(mine), weights(theirs)) < 1e-5

@@ -157,7 +157,7 @@ class Scorer:
 
     def _can_share(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> bool:
         unwrapped = self.accelerator.unwrap_model(model)
-        reason = self._why_not_shareable(unwrapped)
+        reason = self.why_not_shareable(unwrapped)
         if reason is None:
             if id(unwrapped) not in self.first_use:
                 found = self._first_use_check(unwrapped, input_ids, attention_mask, logits_to_keep)
@@ -171,7 +171,7 @@ class Scorer:
             logger.warning(f"{name}: each completion is scored with its own copy of the prompt, as in TRL: {reason}.")
         return reason is None
 
-    def _why_not_shareable(self, model: Any) -> str | None:
+    def why_not_shareable(self, model: Any) -> str | None:
         if self.sharded:
             return "FSDP and DeepSpeed shard the parameters"
         if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
