@@ -92,22 +92,13 @@ class Scorer:
         logits_to_keep: int,
         batch_size: int | None = None,
         compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **multimodal: Any,
+        **others: Any,
     ) -> Scores:
         """Score (B, T) completion tokens: the contract of TRL's method, which is ``stock``."""
-        plain = not compute_aux_loss and all(value is None for value in multimodal.values())
-        if not (self.enabled and plain):
-            return stock(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size=batch_size,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **multimodal,
-            )
+        # others: images, and whether a mixture of experts' loss is wanted
+        if not self.enabled or any(value is not None and value is not False for value in others.values()):
+            text = (input_ids, attention_mask, logits_to_keep)
+            return stock(model, *text, batch_size=batch_size, compute_entropy=compute_entropy, **others)
         share = self._can_share(model, input_ids, attention_mask, logits_to_keep)
         batch = _Batch(model, stock, share, input_ids, attention_mask, logits_to_keep)
         if rows is None or bool(rows.active.all()):
@@ -172,6 +163,7 @@ class Scorer:
         return reason is None
 
     def why_not_shareable(self, model: Any) -> str | None:
+        """Say why this (unwrapped) model's prompts are not shared; ``None`` where they are."""
         if self.sharded:
             return "FSDP and DeepSpeed shard the parameters"
         if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
