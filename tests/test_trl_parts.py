@@ -1,0 +1,202 @@
+"""The trainer's parts, each without a trainer."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tiny import tiny_model
+from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
+
+from covgrpo.core import get_weighting, token_covariance
+from covgrpo.trl.micro_batch import MicroBatch
+from covgrpo.trl.rollout import Rollout
+from covgrpo.trl.sampler import Sampler
+from covgrpo.trl.step_plan import StepPlan
+from covgrpo.trl.weigher import Weigher, attach_covariance, constant_reward_rows
+
+G = 4
+
+
+def batch(rows=8, length=6, seed=0, **more):
+    """TRL's dict of a rollout batch: ragged completions, log-probs and advantages."""
+    torch.manual_seed(seed)
+    lengths = torch.randint(1, length + 1, (rows,))
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    logps = torch.where(mask.bool(), -torch.rand(rows, length), 0.0)
+    return {
+        "prompt_ids": torch.ones(rows, 2, dtype=torch.long),
+        "completion_ids": torch.arange(rows * length).view(rows, length),
+        "completion_mask": mask,
+        "advantages": torch.randn(rows),
+        "old_per_token_logps": logps,
+        **more,
+    }
+
+
+def rollout_of(inputs, step=3):
+    return Rollout.sampled(inputs, torch.arange(len(inputs["advantages"])), G, step)
+
+
+def weigher(name="gaussian", scope="group"):
+    return Weigher(Accelerator(cpu=True), get_weighting(name), scope, seed=0)
+
+
+def test_a_rollout_travels_through_trls_shuffle_and_split():
+    inputs = batch()
+    rollout = rollout_of(inputs)
+    weigher().weigh(rollout, rollout.group_B)
+    rollout.write(inputs)
+    assert torch.equal(inputs["advantages"], rollout.advantages_B[:, None] * rollout.weights_BT)
+    parts = [Rollout.read(part) for part in split_tensor_dict(shuffle_sequence_dict(inputs), 2)]
+    assert sorted(torch.cat([part.row_B for part in parts]).tolist()) == list(range(8))
+    for part in parts:
+        rows = part.row_B
+        assert torch.equal(part.group_B, rows // G)
+        assert int(part.step) == 3
+        for name in ("mask_BT", "advantages_B", "logps_BT", "weights_BT", "c_BT"):
+            assert torch.equal(getattr(part, name), getattr(rollout, name)[rows]), name
+        assert part.entropies_BT is None
+        assert part.penalties_BT is None
+
+
+def test_what_is_no_rollout_is_none():
+    assert Rollout.read(batch()) is None
+    assert MicroBatch.of(batch(), global_step=0) is None
+
+
+def test_tool_output_is_masked():
+    inputs = batch(tool_mask=torch.tensor([1, 0, 1, 1, 1, 1]).expand(8, 6))
+    rollout = rollout_of(inputs)
+    assert rollout.mask_BT[:, 1].sum() == 0
+    weigher().weigh(rollout, rollout.group_B)
+    assert rollout.weights_BT[:, 1].abs().sum() == 0
+    weights = [rollout.weights_BT[g : g + G][rollout.mask_BT[g : g + G].bool()] for g in (0, G)]
+    assert [w.mean().item() for w in weights] == pytest.approx([1.0, 1.0])
+
+
+def test_weighing_a_step_together_is_weighing_its_rows_at_once():
+    """Micro-batches of different widths, as one group; what an earlier step has weighed stays."""
+    whole = batch()
+    rollout = rollout_of(whole)
+    once = rollout_of(whole)
+    weigher(scope="batch").weigh(once, torch.zeros(8, dtype=torch.long))
+    rollout.write(whole)
+    micro = split_tensor_dict(whole, 4)
+    width = int(micro[1]["completion_mask"].sum(dim=1).max())
+    for name, value in micro[1].items():  # as TRL cuts padding that a micro-batch does not need
+        if value.dim() == 2 and value.shape[1] == 6:
+            micro[1][name] = value[:, :width]
+    weigher(scope="batch").weigh_together(micro)
+    for i, part in enumerate(Rollout.read(m) for m in micro):
+        expected = once.weights_BT[2 * i : 2 * i + 2, : part.mask_BT.shape[1]]
+        torch.testing.assert_close(part.weights_BT, expected, rtol=1e-6, atol=1e-7)
+    before = [m["advantages"].clone() for m in micro]
+    late = batch(rows=2, seed=5)
+    rollout_of(late).write(late)
+    weigher(scope="batch").weigh_together([*micro, late])
+    assert all(torch.equal(m["advantages"], old) for m, old in zip(micro, before, strict=True))
+    assert late["advantages"].dim() == 2
+
+
+def test_a_plan_prepares_and_weighs_a_step_once():
+    seen = []
+
+    class Noting:
+        def weigh_together(self, micro_batches):
+            seen.append(("weigh", len(micro_batches)))
+
+    shared = {"a": 1}
+
+    def prepare(step, generation_batch):
+        seen.append((step, generation_batch))
+        return shared if generation_batch == "again" else {"of": step}
+
+    plan = StepPlan(Noting())
+    plan.begin(["x", "again", "again"], first=6)
+    assert plan.micro_batch(6, prepare) == {"of": 6}
+    assert plan.micro_batch(7, prepare) is plan.micro_batch(8, prepare) is shared
+    assert seen == [(6, "x"), (7, "again"), (8, "again"), ("weigh", 2)]
+    plan.begin(["y"], first=9)
+    assert plan.micro_batch(9, prepare) == {"of": 9}
+
+
+def test_rows_without_advantage_are_left_out_and_one_row_stays():
+    inputs = batch(advantages=torch.tensor([0.0, 1, 0, 0, 0, 0, -1, 0]))
+    rollout_of(inputs).write(inputs)
+    micro = MicroBatch.of(inputs, global_step=3)
+    micro.leave_out_idle_rows()
+    assert micro.rows.active.nonzero()[:, 0].tolist() == [1, 6]
+    assert micro.rows.logps is None, "only our sampler's numbers stand for a scoring pass"
+    inputs = batch(advantages=torch.zeros(8))
+    rollout_of(inputs).write(inputs)
+    micro = MicroBatch.of(inputs, global_step=3)
+    micro.leave_out_idle_rows()
+    shortest = inputs["completion_mask"].sum(dim=1).min()
+    assert [int(inputs["completion_mask"][row].sum()) for row in micro.rows.active.nonzero()[:, 0]] == [shortest]
+
+
+@pytest.mark.parametrize(("step", "acts"), [(3, False), (4, True)])
+def test_a_penalty_acts_off_policy_alone_and_leaves_the_rollout_as_it_was(step, acts):
+    inputs = batch()
+    rollout = rollout_of(inputs)
+    weigher("kl_cov").weigh(rollout, rollout.group_B)
+    rollout.write(inputs)
+    kept = inputs["advantages"].clone()
+    micro = MicroBatch.of(inputs, global_step=step)
+    assert micro.penalised == acts
+    logps = (rollout.logps_BT - 0.5).requires_grad_()
+    scored, entropies, _ = micro.scored(logps, torch.ones_like(logps), None)
+    assert torch.equal(inputs["advantages"], kept)
+    assert torch.equal(micro.logps_BT, scored.detach())
+    assert torch.equal(micro.entropies_BT, entropies)
+    ratio = torch.exp(scored - rollout.logps_BT)
+    loss = -(ratio * micro.inputs["advantages"])  # TRL's, unclipped
+    expected = -(ratio * kept) + (rollout.penalties_BT * 0.5 if acts else 0)
+    torch.testing.assert_close(loss, expected.to(loss.dtype))
+
+
+def test_covariances_are_attached_where_log_probs_are_known():
+    inputs = batch()
+    rollout = rollout_of(inputs)
+    attach_covariance(Accelerator(cpu=True), rollout)
+    expected = token_covariance(rollout.logps_BT, rollout.advantages_B, rollout.mask_BT, rollout.group_B)
+    assert torch.equal(rollout.c_BT, expected)
+    rollout.logps_BT = rollout.c_BT = None
+    attach_covariance(Accelerator(cpu=True), rollout)
+    assert rollout.c_BT is None
+
+
+def test_groups_of_equal_rewards_are_found_through_rounding():
+    nan = float("nan")
+    rewards = torch.tensor([[0.1, 0.2], [0.2, 0.1], [0.3, nan], [nan, nan], [1.0, 0.0], [0.0, 0.0]])
+    assert constant_reward_rows(rewards, torch.ones(2), 2).tolist() == [True] * 4 + [False] * 2
+    assert constant_reward_rows(rewards, torch.tensor([0.0, 1.0]), 2).tolist() == [False] * 2 + [True] * 4
+
+
+def test_the_sampler_draws_what_it_understands_and_nothing_else():
+    model = tiny_model().eval()
+    options = {
+        "max_new_tokens": 3, "do_sample": True, "pad_token_id": 0, "temperature": 1.0, "top_p": 1.0, "top_k": 0,
+        "min_p": None, "repetition_penalty": 1.0, "cache_implementation": None,
+    }  # fmt: skip
+
+    @contextmanager
+    def generating():
+        yield model
+
+    def sampler(**changes):
+        return Sampler(Accelerator(cpu=True), model, generating, {**options, **changes}, [2], allowed=True)
+
+    mine = sampler()
+    tokens, logps = mine.draw([[5, 6], [5, 6]], more_than_text=False, loss_temperature=1.0)
+    assert mine.checked
+    assert [len(row) for row in tokens] == [len(row) for row in logps]
+    entropies = mine.entropies(like=torch.zeros(2, 3))
+    assert (entropies > 0).sum(dim=1).tolist() == [len(row) for row in tokens]
+    assert mine.draw([[5, 6]], more_than_text=True, loss_temperature=1.0) is None
+    assert mine.latest is None
+    tokens, logps = mine.draw([[5, 6]], more_than_text=False, loss_temperature=0.5)
+    assert (len(tokens), logps, mine.latest) == (1, None, None)
+    assert sampler(renormalize_logits=True).draw([[5, 6]], more_than_text=False, loss_temperature=1.0) is None
+    assert sampler(do_sample=False).draw([[5, 6]], more_than_text=False, loss_temperature=1.0) is None
