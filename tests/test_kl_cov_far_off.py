@@ -4,6 +4,8 @@ import pytest
 import torch
 from trl_runs import flat, ours, relative, scripted_rollouts
 
+from covgrpo.trl.rollout import Rollout
+
 pytestmark = pytest.mark.slow
 
 
@@ -24,7 +26,7 @@ def test_the_penalty_is_its_formula_however_far_the_policy_moved(tmp_path, nats,
     x[0, 0] = x[1, 0] = nats  # the second one carries no penalty
     coef = torch.zeros_like(logps)
     coef[0, 0], coef[2, 0], coef[3, 0] = 2.0, 0.5, 1.0  # row 3 has no advantage, only a penalty
-    inputs |= {"old_per_token_logps": logps.detach() - x, "kl_penalty": coef}
+    inputs |= {"old_per_token_logps": logps.detach() - x, Rollout.key("penalties_BT"): coef}
 
     trainer.model.zero_grad()
     loss = trainer._compute_loss(trainer.model, inputs)

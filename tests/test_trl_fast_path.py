@@ -78,6 +78,25 @@ def test_rows_without_advantage_are_not_forwarded(tmp_path, monkeypatch):
     assert sum(without) <= 4, "beside the first-use check on 4 rows nothing is scored: the sampler's numbers serve"
 
 
+def test_micro_batches_forward_each_prompt_once(tmp_path, monkeypatch):
+    """4 prompts x 4 completions in micro-batches of 4: dealt by rows a micro-batch has up to 4 prompts."""
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "max_steps": 2}
+    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7), **options)
+    theirs.train()
+    mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7), weighting="none", **options)
+    seen, score = [], type(mine.scorer)._score_shared
+
+    def counting(self, model, batch):
+        seen.append((torch.is_grad_enabled(), len(batch.prompt_ids)))
+        return score(self, model, batch)
+
+    monkeypatch.setattr(type(mine.scorer), "_score_shared", counting)
+    mine.train()
+    assert [prompts for grad, prompts in seen if grad] == [1] * 8
+    assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
+    assert relative(weights(mine), weights(theirs)) < 1e-5
+
+
 def _reward_first_group_only(completions, **_):
     return [float(i % 2) if i < 4 else 0.0 for i in range(len(completions))]
 
@@ -105,8 +124,27 @@ def test_sampled_rollouts_train_as_stock_on_the_same_completions(tmp_path):
     )
 
 
-def test_gradient_checkpointing_falls_back_and_says_so_once(tmp_path, caplog):
-    options = {"gradient_checkpointing": True, "max_steps": 2}
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_gradient_checkpointing_shares_the_prompts_all_the_same(tmp_path, caplog, on_policy):
+    options = {"gradient_checkpointing": True, "max_steps": 3, "num_iterations": 1 if on_policy else 2}
+    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7), **options)
+    theirs.train()
+    with caplog.at_level(logging.WARNING):
+        mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7), weighting="none", **options)
+        mine.train()
+    assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
+    assert relative(weights(mine), weights(theirs)) < 1e-5
+    assert set(mine.scorer.first_use.values()) == {None}
+    assert not [record for record in caplog.records if "own copy of the prompt" in record.message]
+    assert mine.model.config._attn_implementation == "sdpa"
+
+
+def test_reentrant_checkpointing_falls_back_and_says_so_once(tmp_path, caplog):
+    options = {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": True},
+        "max_steps": 2,
+    }
     theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7), **options)
     theirs.train()
     with caplog.at_level(logging.WARNING):

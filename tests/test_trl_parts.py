@@ -1,6 +1,7 @@
 """The trainer's parts, each without a trainer."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from covgrpo.trl.rollout import Rollout
 from covgrpo.trl.sampler import Sampler
 from covgrpo.trl.step_plan import StepPlan
 from covgrpo.trl.weigher import Weigher, attach_covariance, constant_reward_rows
+from covgrpo.trl.whole_groups import keep_groups, may_keep_groups
 
 G = 4
 
@@ -154,6 +156,37 @@ def test_a_penalty_acts_off_policy_alone_and_leaves_the_rollout_as_it_was(step, 
     loss = -(ratio * micro.inputs["advantages"])  # TRL's, unclipped
     expected = -(ratio * kept) + (rollout.penalties_BT * 0.5 if acts else 0)
     torch.testing.assert_close(loss, expected.to(loss.dtype))
+
+
+def test_micro_batches_of_whole_groups_hold_the_same_rows():
+    inputs = batch(num_items_in_batch=torch.tensor(7.0), images=None)
+    rollout_of(inputs).write(inputs)
+    micro = split_tensor_dict(shuffle_sequence_dict(inputs), 2)
+    dealt = keep_groups(micro)
+    assert [Rollout.read(m).group_B.tolist() for m in dealt] == [[0] * G, [1] * G]
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor) and value.dim():
+            assert torch.equal(torch.cat([m[name] for m in dealt]), value), name
+    assert [m["num_items_in_batch"].item() for m in dealt] == [7.0, 7.0]
+    pictures = [{**m, "pixel_values": torch.ones(9, 3)} for m in micro]
+    assert keep_groups(pictures) is pictures
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, True),
+        ({"steps_per_generation": 2}, True),
+        ({"loss_type": "bnpo"}, False),  # divides by the micro-batch's tokens
+        ({"steps_per_generation": 8}, False),  # which rows an update sees
+        ({"steps_per_generation": 3}, False),
+        ({"steps_per_generation": 1}, False),  # nothing to deal
+        ({"fast_path": False}, False),
+    ],
+)
+def test_groups_are_kept_where_an_update_takes_whole_rollout_batches(changes, kept):
+    args = {"fast_path": True, "loss_type": "dapo", "gradient_accumulation_steps": 4, "steps_per_generation": 4}
+    assert may_keep_groups(SimpleNamespace(**{**args, **changes})) == kept
 
 
 def test_covariances_are_attached_where_log_probs_are_known():

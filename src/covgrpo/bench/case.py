@@ -53,6 +53,7 @@ class BenchCase:
     learning_rate: float = option(1e-5, "Learning rate of the steps that are timed.", "workload")
     steps: int = option(20, "Steps that are timed.", "measurement")
     warmup: int = option(1, "Steps before them that are not.", "measurement")
+    gradient_checkpointing: bool = option(False, "Recompute activations, on both sides.", "measurement")
     bf16: bool | None = option(None, "bfloat16 autocast, for both; default: where the hardware has it.", "measurement")
     threads: int | None = option(None, "CPU threads; default: torch's choice.", "measurement")
     seed: int = option(0, "Seed of prompts and sampling.", "measurement")

@@ -70,7 +70,7 @@ def _trainer(connection: Any, case: BenchCase, side: str, folder: str) -> Any:
         "learning_rate": case.learning_rate,
         "lr_scheduler_type": "constant",
         "bf16": has_bf16(device or torch.device("cpu")) if case.bf16 is None else case.bf16,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": case.gradient_checkpointing,
         "use_cpu": device is None,
         "save_strategy": "no",
         "report_to": [],

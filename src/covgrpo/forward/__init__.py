@@ -3,7 +3,8 @@
 from covgrpo.forward.attention_interface import attending_by, refuse_our_attention, serves_our_attention
 from covgrpo.forward.group_cache import GroupCache
 from covgrpo.forward.growing_cache import is_plain, make_growing
-from covgrpo.forward.shareable import NotShareableError, why_not_shareable
+from covgrpo.forward.not_shareable import NotShareableError
+from covgrpo.forward.shareable import why_not_shareable
 from covgrpo.forward.shared_prompt import SharedPrompts, sharing_prompts
 from covgrpo.forward.tiled_head import TiledVocabularyHead
 

@@ -1,16 +1,18 @@
 """Our attention as an implementation of transformers' attention interface."""
 
+import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from covgrpo.forward.shareable import NotShareableError
+from covgrpo.forward.not_shareable import NotShareableError
 
 NAME = "covgrpo"  # of the implementation; transformers makes no mask for it
 # Arguments that attention functions are handed and that change nothing here.
@@ -44,16 +46,54 @@ def attending_by(attending: Attending, config: Any) -> Iterator[None]:
         NotShareableError: a layer's attention takes what ours does not know, or has not come through the interface.
 
     """
+    with _taking_over(attending, config) as begun:
+        yield
+    if begun.served != config.num_hidden_layers:
+        raise NotShareableError("its layers do not attend through transformers' attention interface")
+
+
+@contextmanager
+def recomputing_by(attending: Attending, config: Any, model: Any) -> Iterator[None]:
+    """Inside the block, what gradient checkpointing recomputes of the model in the backward pass attends alike.
+
+    The backward pass comes after the block: every layer's checkpoint takes the context along.
+    """
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    originals = [layer._gradient_checkpointing_func for layer in layers]
+    for layer, original in zip(layers, originals, strict=True):
+        contexts = functools.partial(_contexts, attending, config)
+        layer._gradient_checkpointing_func = functools.partial(original, context_fn=contexts)
+    try:
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            layer._gradient_checkpointing_func = original
+
+
+def recomputes(model: Any) -> bool:
+    """Whether :func:`recomputing_by` serves a model: all that it checkpoints is layers, by torch's newer way."""
+    marked = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    layers: list[Any] = [module for module in marked if isinstance(module, GradientCheckpointingLayer)]
+    settings = [getattr(layer._gradient_checkpointing_func, "keywords", {}) for layer in layers]
+    reentrant = any(setting.get("use_reentrant", True) or "context_fn" in setting for setting in settings)
+    return bool(layers) and not reentrant
+
+
+def _contexts(attending: Attending, config: Any) -> tuple[Any, Any]:
+    """What torch's checkpoint enters in the forward pass and when it recomputes."""
+    return nullcontext(), _taking_over(attending, config)
+
+
+@contextmanager
+def _taking_over(attending: Attending, config: Any) -> Iterator[_Pass]:
     implementation, begun = config._attn_implementation, _Pass(attending)
     token = _pass.set(begun)
     config._attn_implementation = NAME
     try:
-        yield
+        yield begun
     finally:
         config._attn_implementation = implementation
         _pass.reset(token)
-    if begun.served != config.num_hidden_layers:
-        raise NotShareableError("its layers do not attend through transformers' attention interface")
 
 
 def _attend(

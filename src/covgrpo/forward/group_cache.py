@@ -9,8 +9,8 @@ from transformers.cache_utils import Cache
 from covgrpo.forward.attention_interface import lowered
 from covgrpo.forward.group_attention import attend
 from covgrpo.forward.growing_cache import GrowingLayer, is_plain
+from covgrpo.forward.not_shareable import NotShareableError
 from covgrpo.forward.rows_by_prompt import RowGroups
-from covgrpo.forward.shareable import NotShareableError
 
 
 def check_plain(cache: Any) -> None:

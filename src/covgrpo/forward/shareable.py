@@ -3,9 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-
-class NotShareableError(Exception):
-    """The model or batch cannot take the shared-prompt path; the message says why."""
+from covgrpo.forward.attention_interface import recomputes, serves_our_attention
 
 
 def why_not_shareable(model: PreTrainedModel) -> str | None:
@@ -16,13 +14,18 @@ def why_not_shareable(model: PreTrainedModel) -> str | None:
         return f"it mixes attention kinds ({', '.join(sorted(layer_types))})"
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "it uses sliding-window attention"
-    if model.is_gradient_checkpointing and model.training:
+    if model.training and model.is_activation_checkpointing and not _recomputes_our_attention(model):
         return "gradient checkpointing is on, which keeps no cache"
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder"
     if model.training and _has_dropout(model):
         return "dropout is on, and shared prompts would share its noise"
     return None
+
+
+def _recomputes_our_attention(model: PreTrainedModel) -> bool:
+    """Whether all tokens go through one pass, which needs no cache, and a recomputed layer attends as it did."""
+    return serves_our_attention(model, model.device) and recomputes(model)
 
 
 def _has_dropout(model: PreTrainedModel) -> bool:

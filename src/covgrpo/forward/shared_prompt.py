@@ -12,7 +12,7 @@ Shapes: N rows, P distinct prompts, L prompt length (left-padded), T completion 
 import functools
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,15 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from covgrpo.forward.attention_interface import attending_by, refuse_our_attention, serves_our_attention
+from covgrpo.forward.attention_interface import (
+    attending_by,
+    recomputing_by,
+    refuse_our_attention,
+    serves_our_attention,
+)
 from covgrpo.forward.group_cache import check_plain
 from covgrpo.forward.length_buckets import length_buckets
-from covgrpo.forward.shareable import NotShareableError
+from covgrpo.forward.not_shareable import NotShareableError
 from covgrpo.forward.token_tree import TokenTree
 
 _PLAIN_ATTENTION_BYTES = 64 * 2**20
@@ -102,16 +107,19 @@ def sharing_prompts(backbone: nn.Module) -> Iterator[None]:
 def _forward_shared(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) -> Any:
     if serves_our_attention(model, batch.prompt_ids.device):
         try:
-            return _forward_tree(forward, model.config, batch, rotary)
+            return _forward_tree(forward, model, batch, rotary)
         except NotShareableError:
             refuse_our_attention(model)
     return _forward_in_stages(forward, model.config, batch, rotary)
 
 
-def _forward_tree(forward: Any, config: Any, batch: SharedPrompts, rotary: bool) -> Any:
+def _forward_tree(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) -> Any:
     """Forward every token once, in one pass."""
-    tree = _tree(batch, rotary)
-    with attending_by(tree, config):
+    tree, config = _tree(batch, rotary), model.config
+    recomputing: AbstractContextManager[None] = nullcontext()
+    if model.training and model.is_activation_checkpointing:
+        recomputing = recomputing_by(tree, config, model)
+    with recomputing, attending_by(tree, config):
         output = forward(input_ids=tree.ids, position_ids=tree.positions, use_cache=False)
     places = tree.predicting(batch.prompt_of_row, batch.completion_mask.bool())
     output.last_hidden_state = _for_rows(output.last_hidden_state[0], places)[None]

@@ -204,7 +204,8 @@ def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, proces
                 f"{options.max_completion_length} do not fit the model's context of {shape.context}"
             )
     size, _ = options.per_device_batch(processes)
-    if size % options.num_generations and args.fast_path and not args.gradient_checkpointing:
+    shares = not args.gradient_checkpointing or args.use_cpu  # elsewhere sharing needs a cache
+    if size % options.num_generations and args.fast_path and shares:
         found.append(
             f"micro-batches of {size} split groups of {options.num_generations}: exact, prompts are forwarded oftener"
         )
@@ -212,7 +213,7 @@ def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, proces
         found.append("use_vllm is set and vLLM is not installed here")
     if options.lora_r and find_spec("peft") is None:
         found.append("lora_r is set and peft is not installed here (pip install covgrpo[peft])")
-    if args.gradient_checkpointing and args.fast_path:
+    if args.fast_path and not shares:
         found.append("gradient checkpointing keeps no cache: the update forwards each completion with its own prompt")
     if options.format_weight and options.answer_format == "plain":
         found.append("format_weight is above 0 and the plain format asks for nothing")

@@ -69,6 +69,11 @@ class Rollout:
             logps_BT=inputs.get("old_per_token_logps"),
         )
 
+    @staticmethod
+    def key(name: str) -> str:
+        """Where TRL's dict holds a field."""
+        return _PREFIX + name
+
     @classmethod
     def read(cls, inputs: dict[str, Any]) -> "Rollout | None":
         """Take the rows' part out of TRL's dict; ``None`` where there is none, as in evaluation."""

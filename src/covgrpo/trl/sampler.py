@@ -205,5 +205,5 @@ def sampler_of(trainer: Any, allowed: bool) -> Sampler:
 
     elsewhere = trainer.use_vllm or trainer.use_transformers_continuous_batching
     policy = trainer.accelerator.unwrap_model(trainer.model)
-    options, ends = trainer.generation_kwargs, trainer.eos_token_ids
-    return Sampler(trainer.accelerator, policy, generating, options, ends, allowed and not elsewhere)
+    options = {} if elsewhere else trainer.generation_kwargs  # vLLM has its own
+    return Sampler(trainer.accelerator, policy, generating, options, trainer.eos_token_ids, allowed and not elsewhere)

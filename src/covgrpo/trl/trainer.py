@@ -30,6 +30,7 @@ from covgrpo.trl.step_log import StepLog
 from covgrpo.trl.step_plan import StepPlan
 from covgrpo.trl.timing import Phases
 from covgrpo.trl.weigher import Weigher, attach_covariance, constant_reward_rows
+from covgrpo.trl.whole_groups import keep_groups, may_keep_groups
 
 
 class CovGRPOTrainer(GRPOTrainer):
@@ -69,6 +70,7 @@ class CovGRPOTrainer(GRPOTrainer):
 
     _micro: MicroBatch | None = None  # the micro-batch under the loss
     _step: int  # TRL's count of micro-batches
+    _buffered_inputs: list[dict[str, Any]]  # TRL's micro-batches of the latest rollout batch
     _rewards: Tensor  # (B', F) of the latest rollout batch, over all processes
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: CovGRPOConfig | None = None, **kwargs: Any):
@@ -127,17 +129,19 @@ class CovGRPOTrainer(GRPOTrainer):
         with self.phases.timed("preparing"):
             if self.model.training and self.weigher.active and self.args.weighting_scope == "batch":
                 return self.step_plan.micro_batch(self._step, self._prepare_at)
-            prepared: dict[str, Any] = super()._prepare_inputs(generation_batch)
-            return prepared
+            return self._prepare_at(self._step, generation_batch)
 
     def _prepare_at(self, step: int, generation_batch: Any) -> dict[str, Any]:
-        """What TRL prepares when its count of micro-batches is ``step``."""
-        now, self._step = self._step, step
+        """What TRL prepares when its count of micro-batches is ``step``; groups together where that changes nothing."""
+        buffered, now, self._step = self._buffered_inputs, self._step, step
         try:
             prepared: dict[str, Any] = super()._prepare_inputs(generation_batch)
         finally:
             self._step = now
-        return prepared
+        if self._buffered_inputs is buffered or not may_keep_groups(self.args):
+            return prepared
+        self._buffered_inputs = keep_groups(self._buffered_inputs)
+        return self._buffered_inputs[step % self.args.steps_per_generation]
 
     # Rollouts
 
