@@ -7,13 +7,19 @@ STAMP  := $(VENV)/.installed
 VERL   := .venv-verl
 VSTAMP := $(VERL)/.installed
 
-.PHONY: demo test test-verl lint clean
+# What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
+FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks digits countdown cli runs trl_identity
+
+.PHONY: demo test test-fast test-verl lint clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo train --config recipes/demo.yaml --output $$($(BIN)/python scripts/free_name.py runs/demo)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow or quick" $(FAST:%=tests/test_%.py)
 
 # verl's trainer on CPUs, with Ray: 12 to 20 minutes on 2 cores. COVGRPO_VERL_PYTHON=... takes another environment with verl.
 test-verl: $(STAMP) $(if $(COVGRPO_VERL_PYTHON),,$(VSTAMP))

@@ -7,7 +7,7 @@ from trl_runs import live_weights, logs, ours, reference_weighted, relative, scr
 pytestmark = pytest.mark.slow
 
 SETTINGS = [
-    {},
+    pytest.param({}, marks=pytest.mark.quick),
     {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
     {"per_device_train_batch_size": 8, "steps_per_generation": 4, "gradient_accumulation_steps": 2},
     {"num_iterations": 2, "learning_rate": 1e-2},
