@@ -85,7 +85,7 @@ def run(folder: Any, scheme: str, scope: str, processes: int = 1, **options: Any
             if "loss" in log
         ],
         # Reason not to share, by model; empty where the fast path was never asked for.
-        "first_use": dict(getattr(trainer, "_first_use", {})),
+        "first_use": dict(trainer.scorer.first_use if hasattr(trainer, "scorer") else {}),
     }
 
 
