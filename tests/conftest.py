@@ -1,5 +1,7 @@
 """What several test files share: the tiny model, tasks of a user's own, folders to run in, a cache of models."""
 
+import functools
+import gc
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,10 +13,22 @@ from covgrpo.cpu_defaults import set_cpu_defaults
 
 set_cpu_defaults()  # before torch: some tests run several processes on the same cores
 
+import accelerate.utils.imports  # noqa: E402
 import torch  # noqa: E402
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 from covgrpo.models import builtin, convert  # noqa: E402
+
+# A training run of the tiny model spends a third of its time on two things: accelerate reads the metadata of peft anew
+# for each micro-batch, and collects garbage among all objects that the libraries have made.
+accelerate.utils.imports._is_package_available = functools.cache(accelerate.utils.imports._is_package_available)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the libraries and test files have made out of garbage collections."""
+    gc.collect()
+    gc.freeze()
+
 
 OWN_TASKS = '''
 import os

@@ -13,13 +13,14 @@ from core_cases import (
     INF,
     SEEDS,
     SHAPES,
+    Shape,
     batch,
     close,
     generate,
     sample_batch,
     well_posed,
 )
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from scheme_cases import (
     EVERY,
@@ -221,6 +222,13 @@ def coarse(inputs):
     return replace(inputs, logps=(2 * inputs.logps).round() / 2)
 
 
+# A token lies where its line meets 0: its weight is 1.1e-13, and the two codes differ by 1.1e-16.
+@example(
+    Shape(73, [1, 1, 3, 2], 3, "around -1e4", "normal", False, False, torch.float16, torch.float16),
+    ("hold_entropy", {}),
+    "default",
+    False,
+)
 @settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(SHAPES, CASES, st.sampled_from(["default", "given", "rows in another order"]), st.booleans())
 def test_schemes_equal_reference_on_generated_batches(shape, case, source, ties):
@@ -248,7 +256,9 @@ def test_schemes_equal_reference_on_generated_batches(shape, case, source, ties)
     assert result.dtype == out and result.shape == inputs.mask.shape
     assert not result[~inputs.mask].any()
     rtol = 1e-7 if out == F64 else 1e-6
-    close(result.to(F64), expected(name, inputs, noise, **parameters), rtol=rtol, atol=1e-30)
+    # A token may lie where the line of these two meets 0, and `well_posed` leaves 1e-9 of its place open.
+    atol = 1e-9 if name in ("neutral", "hold_entropy") else 1e-30
+    close(result.to(F64), expected(name, inputs, noise, **parameters), rtol=rtol, atol=atol)
 
 
 # --- exact counts -----------------------------------------------------------------------------------------
