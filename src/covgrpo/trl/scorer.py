@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from covgrpo.forward import NotShareableError, SharedPrompts, sharing_prompts, why_not_shareable
+from covgrpo.rollouts.gate import causal_lm
 from covgrpo.trl.fused_head import bind_fused_head, tiled_vocabulary_head
 
 logger = get_logger(__name__)
@@ -80,7 +79,7 @@ class Scorer:
         self._warned: set[str] = set()
         for model in (policy, reference):
             if model is not None:
-                bind_fused_head(_causal_lm(accelerator.unwrap_model(model)))
+                bind_fused_head(causal_lm(accelerator.unwrap_model(model)))
 
     def score(
         self,
@@ -139,7 +138,7 @@ class Scorer:
     def _score_shared(self, model: nn.Module, batch: SharedPrompts) -> tuple[Tensor, Tensor]:
         valid = batch.completion_mask.bool()
         labels = batch.completion_ids[valid][None]
-        backbone = _causal_lm(self.accelerator.unwrap_model(model)).base_model
+        backbone = causal_lm(self.accelerator.unwrap_model(model)).base_model
         with sharing_prompts(backbone), self.accelerator.autocast(), tiled_vocabulary_head(labels.device):
             output = model(shared_prompt=batch, shift_labels=labels, fused_lm_head=True)
         empty = output.log_probs.new_zeros(valid.shape)
@@ -158,7 +157,7 @@ class Scorer:
             reason = self.first_use[id(unwrapped)]
         if reason is not None and reason not in self._warned:
             self._warned.add(reason)
-            name = type(_causal_lm(unwrapped)).__name__
+            name = type(causal_lm(unwrapped)).__name__
             logger.warning(f"{name}: each completion is scored with its own copy of the prompt, as in TRL: {reason}.")
         return reason is None
 
@@ -166,9 +165,9 @@ class Scorer:
         """Say why this (unwrapped) model's prompts are not shared; ``None`` where they are."""
         if self.sharded:
             return "FSDP and DeepSpeed shard the parameters"
-        if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
+        if hasattr(model, "active_peft_config") and model.active_peft_config.is_prompt_learning:
             return "prompt-learning adapters change the prompt"
-        return why_not_shareable(_causal_lm(model))
+        return why_not_shareable(causal_lm(model))
 
     @torch.no_grad()
     def _first_use_check(
@@ -184,7 +183,7 @@ class Scorer:
         valid = mask[:, -logits_to_keep:].bool()
         if not valid.any():
             return None
-        causal = _causal_lm(model)
+        causal = causal_lm(model)
         backbone, head = causal.base_model, causal.get_output_embeddings()
         try:
             with sharing_prompts(backbone), torch.autocast(ids.device.type, enabled=False):
@@ -202,8 +201,3 @@ class Scorer:
         difference = (scores[0] - scores[1]).abs().mean().item()
         tolerance = _TOLERANCE.get(next(model.parameters()).dtype, _TOLERANCE_LOW_PRECISION)
         return None if difference <= tolerance else f"its log-probs differ by {difference:.3g} nats a token"
-
-
-def _causal_lm(model: Any) -> PreTrainedModel:
-    """Return the causal language model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if is_peft_model(model) else model
