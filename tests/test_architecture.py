@@ -1,40 +1,29 @@
 """docs/architecture.md points at what it names, and the trainer is one class."""
 
 import ast
-import re
+import runpy
 from pathlib import Path
 
+import pytest
 from trl import GRPOTrainer
 
-import covgrpo
 from covgrpo.trl import CovGRPOTrainer
 from covgrpo.trl import trainer as module
 
-ROOT = Path(covgrpo.__file__).parent
-PAGE = ROOT.parent.parent / "docs/architecture.md"
-LINK = re.compile(r"\[`(\w+)`\]\(\.\./src/covgrpo/([\w/]+\.py)#L(\d+)\)")
-
-
-def lines_of(name: str, source: str) -> list[int]:
-    """Lines on which a class, a function or a module's value of this name is defined."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
-            found.append(node.lineno)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
-            found.append(node.lineno)
-    return found
+SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts/architecture_anchors.py"))
 
 
 def test_every_anchor_stands_at_what_it_names():
-    links = LINK.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(links) > 25
-    wrong = []
-    for name, path, line in links:
-        found = lines_of(name, (ROOT / path).read_text(encoding="utf-8"))
-        if int(line) not in found:
-            wrong.append(f"{path}#L{line} is not {name}, which stands at {found}")
-    assert not wrong, "\n".join(wrong)
+    text = SCRIPT["PAGE"].read_text(encoding="utf-8")
+    assert len(SCRIPT["LINK"].findall(text)) > 25
+    assert text == SCRIPT["anchored"](text), "run scripts/architecture_anchors.py"
+
+
+def test_an_anchor_that_has_moved_is_found():
+    link = "[`Rollout`](../src/covgrpo/trl/rollout.py#L1)"
+    assert SCRIPT["anchored"](link) not in (link, "")
+    with pytest.raises(ValueError, match="defines no Nothing"):
+        SCRIPT["anchored"](link.replace("`Rollout`", "`Nothing`"))
 
 
 def test_the_trainer_is_the_only_class_between_trl_and_its_user():

@@ -38,8 +38,8 @@ class CovGRPOConfig(GRPOConfig):
 
     Defaults that follow the machine, each only where it is not given:
         `use_cpu` is `True` without an accelerator; `bf16` is `True` where the GPU, or the CPU (AVX512-BF16, AMX), has
-        bfloat16 arithmetic; `gradient_checkpointing` is `False` on a CPU and TRL's `True` elsewhere (it excludes the
-        shared prompt in the update, as no cache is kept).
+        bfloat16 arithmetic; `gradient_checkpointing` is `False` on a CPU and TRL's `True` elsewhere (where it
+        excludes the shared prompt in the update, as no cache is kept).
 
     Raises:
         ValueError: an unknown weighting, hyperparameter or scope, a loss that the weighting does not fit, a negative
