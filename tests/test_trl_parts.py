@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from tiny import tiny_model
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
-from covgrpo.core import get_weighting, token_covariance
+from covgrpo.core import WeightingError, get_weighting, token_covariance
+from covgrpo.engines.training_batch import weigh_rows
 from covgrpo.trl.micro_batch import MicroBatch
 from covgrpo.trl.rollout import Rollout
 from covgrpo.trl.sampler import Sampler
@@ -233,3 +234,75 @@ def test_the_sampler_draws_what_it_understands_and_nothing_else():
     assert (len(tokens), logps, mine.latest) == (1, None, None)
     assert sampler(renormalize_logits=True).draw([[5, 6]], more_than_text=False, loss_temperature=1.0) is None
     assert sampler(do_sample=False).draw([[5, 6]], more_than_text=False, loss_temperature=1.0) is None
+
+
+class Returning:
+    """A scheme that returns what it is told."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, logps, advantages, mask, group_ids=None):
+        return self.value(logps)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (lambda logps: torch.where(logps == logps.min(), torch.nan, 1.0), "Returning returned nan at row"),
+        (lambda logps: torch.full_like(logps, torch.inf), "Returning returned inf at row 0, position 0"),
+        (lambda logps: torch.ones(len(logps)), r"Returning returned weights of shape \(8,\); it must be \(B, T\) = "),
+        (lambda logps: logps > -0.5, "Returning returned a tensor of torch.bool; it must return a floating-point"),
+        (lambda logps: None, "Returning returned a NoneType"),
+    ],
+)
+def test_a_scheme_that_returns_no_weights_is_named(value, sentence):
+    rollout = rollout_of(batch())
+    mine = Weigher(Accelerator(cpu=True), Returning(value), "group", seed=0)
+    with pytest.raises(WeightingError, match=sentence):
+        mine.weigh(rollout, rollout.group_B)
+    with pytest.raises(WeightingError, match=sentence):
+        A = rollout.advantages_B[:, None].expand(8, 6)
+        weigh_rows(Returning(value), "group", rollout.logps_BT, A, rollout.mask_BT.bool(), rollout.group_B.tolist())
+
+
+def test_what_stands_behind_the_mask_may_be_anything():
+    rollout = rollout_of(batch())
+    masked = ~rollout.mask_BT.bool()
+    mine = Weigher(
+        Accelerator(cpu=True),
+        Returning(lambda logps: torch.ones_like(logps).masked_fill(masked, torch.nan)),
+        "group",
+        0,
+    )
+    mine.weigh(rollout, rollout.group_B)
+    assert torch.equal(rollout.weights_BT, rollout.mask_BT.float())
+
+
+def as_function(logps, advantages, mask, group_ids=None):
+    return torch.ones_like(logps)
+
+
+def factory(scale=1.0):
+    return Returning(lambda logps: scale * torch.ones_like(logps))
+
+
+INSTANCE = Returning(torch.ones_like)
+NUMBER = 3
+
+
+def test_a_function_and_an_instance_are_schemes_too():
+    logps, advantages, mask = -torch.rand(2, 3), torch.randn(2), torch.ones(2, 3)
+    for name, parameters, weight in (("as_function", {}, 1), ("INSTANCE", {}, 1), ("factory", {"scale": 2.0}, 2)):
+        scheme = get_weighting(f"{__name__}:{name}", **parameters)
+        assert (scheme(logps, advantages, mask) == weight).all()
+    for name, parameters, sentence in (
+        ("as_function", {"scale": 2.0}, "is no class, so it does not take"),
+        ("INSTANCE", {"scale": 2.0}, "is no class, so it does not take"),
+        ("NUMBER", {}, "is a int, not a class"),
+        ("str", {}, "cannot be imported"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            get_weighting(f"{__name__}:{name}", **parameters)
+    with pytest.raises(ValueError, match="is a dict, which cannot be called with log-probs"):
+        get_weighting("builtins:dict")

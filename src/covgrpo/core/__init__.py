@@ -4,6 +4,8 @@ from covgrpo.core.covariance import token_covariance
 from covgrpo.core.weighting import (
     WEIGHTINGS,
     Weighting,
+    WeightingError,
+    check_weights,
     fit_normaliser,
     gaussian_through_weights,
     gaussian_weights,
@@ -14,6 +16,8 @@ from covgrpo.core.weighting import (
 __all__ = [
     "WEIGHTINGS",
     "Weighting",
+    "WeightingError",
+    "check_weights",
     "fit_normaliser",
     "gaussian_through_weights",
     "gaussian_weights",

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from covgrpo.core import Weighting, token_covariance
+from covgrpo.core import Weighting, check_weights, token_covariance
 from covgrpo.core.noise import token_noise
 from covgrpo.engines.entropy import EntropyHold, measure_entropy
 from covgrpo.metrics import summarise_weighting
@@ -85,9 +85,10 @@ def row_names(uids: Sequence[Hashable]) -> list[str]:
 
 def _weights(weighting: Weighting, arguments: tuple[Tensor, ...], names: Sequence[str]) -> Tensor:
     """Token weights (B, T); a scheme that draws gets numbers that belong to the rows' names, not to their places."""
+    mask = arguments[2]
     if not getattr(weighting, "needs_noise", False):
-        return weighting(*arguments)
+        return check_weights(weighting, weighting(*arguments), mask)
     digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
     rows = torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])
     noise = token_noise(0, rows, arguments[0].shape[1])
-    return weighting(*arguments, noise)  # type: ignore[call-arg]
+    return check_weights(weighting, weighting(*arguments, noise), mask)  # type: ignore[call-arg]

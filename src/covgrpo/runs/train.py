@@ -237,11 +237,11 @@ class _Session:
             result.step = _step_of(checkpoint)
             self.watcher.started(result.step, options.steps)
             if result.step < options.steps:
-                with stop.listening(), _full_disk_named(result.folder):
+                with stop.listening(), _errors_named(result.folder):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 result.step, result.stopped_by = trainer.state.global_step, stop.signal
             if result.step >= options.steps:
-                with _full_disk_named(result.folder):
+                with _errors_named(result.folder):
                     trainer.save_model(str(result.folder / "model"))
                 result.stopped_by = None
                 result.after = self._evaluate("after", trainer.accelerator.unwrap_model(trainer.model), held_out)
@@ -337,12 +337,16 @@ class _Session:
 
 
 @contextmanager
-def _full_disk_named(folder: Path) -> Iterator[None]:
-    """Turn the several errors of libraries that find no space for a checkpoint into one sentence."""
+def _errors_named(folder: Path) -> Iterator[None]:
+    """Turn what a weighting refuses, and the several errors of libraries that find no space, into one sentence."""
+    from covgrpo.core import WeightingError
+
     try:
         yield
     except UserError:
         raise
+    except WeightingError as error:
+        raise UserError(str(error)) from error
     except Exception as error:
         if "No space left" in str(error) or shutil.disk_usage(folder).free < _FULL_BYTES:
             raise UserError(

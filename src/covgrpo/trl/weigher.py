@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from covgrpo.core import Weighting, token_covariance
+from covgrpo.core import Weighting, check_weights, token_covariance
 from covgrpo.core.noise import token_noise
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.trl.entropy_hold import TrainerEntropyHold
@@ -55,7 +55,7 @@ class Weigher:
         c = token_covariance(*arguments)
         if getattr(self.weighting, "needs_noise", False):
             arguments.append(token_noise(self.seed, rows["row"], rows["mask"].shape[1]))
-        weights = self.weighting(*arguments)
+        weights = check_weights(self.weighting, self.weighting(*arguments), rows["mask"])
         if self.entropy_hold is not None:
             self.entropy_hold.weighed(c, weights, rows["mask"])
         rollout.c_BT, rollout.weights_BT = (local_part(self.accelerator, x, logps) for x in (c, weights))

@@ -3,12 +3,13 @@
 A user's own scheme needs no registration: name it by import path, ``get_weighting("my_package.my_module:MyScheme")``.
 """
 
+import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
-from covgrpo.core.weighting.base import Weighting, fit_normaliser
+from covgrpo.core.weighting.base import Weighting, WeightingError, check_weights, fit_normaliser
 from covgrpo.core.weighting.clip_cov import ClipCov
 from covgrpo.core.weighting.gaussian import Gaussian, gaussian_weights
 from covgrpo.core.weighting.gaussian_centred import GaussianCentred
@@ -41,6 +42,8 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
 __all__ = [
     "WEIGHTINGS",
     "Weighting",
+    "WeightingError",
+    "check_weights",
     "fit_normaliser",
     "gaussian_through_weights",
     "gaussian_weights",
@@ -53,13 +56,13 @@ def get_weighting(name: str, **parameters: Any) -> Weighting:
     """Build a scheme by its registered name, or by import path ``module:Class``.
 
     Args:
-        name: a key of ``WEIGHTINGS``, or ``package.module:Name`` of a callable that takes ``parameters`` and returns a
-            :class:`Weighting`.
+        name: a key of ``WEIGHTINGS``, or ``package.module:Name`` of a class, of an instance, or of a function: one
+            whose arguments begin with ``logps`` is the scheme itself, another one takes ``parameters`` and returns it.
         **parameters: the scheme's hyperparameters.
 
     Raises:
-        ValueError: an unknown name (the nearest is suggested), a path that cannot be imported, or a parameter that the
-            scheme does not have.
+        ValueError: an unknown name (the nearest is suggested), a path that cannot be imported or is no scheme, or a
+            parameter that the scheme does not have.
 
     """
     build = _import(name) if ":" in name else WEIGHTINGS.get(name)
@@ -68,10 +71,26 @@ def get_weighting(name: str, **parameters: Any) -> Weighting:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         known = ", ".join(WEIGHTINGS)
         raise ValueError(f"unknown weighting {name!r}; known: {known}, or module:Class.{hint}")
+    if _is_scheme(build):
+        if parameters:
+            raise ValueError(f"weighting {name!r} is no class, so it does not take {parameters!r}.")
+        return cast(Weighting, build)
     try:
-        return build(**parameters)
+        scheme = build(**parameters)
     except TypeError as error:
         raise ValueError(f"weighting {name!r} does not take {parameters!r}: {error}") from error
+    if not callable(scheme):
+        raise ValueError(f"weighting {name!r} is a {type(scheme).__name__}, which cannot be called with log-probs.")
+    return scheme
+
+
+def _is_scheme(found: object) -> bool:
+    """Whether this weighs itself: an instance, or a function whose arguments begin with ``logps``."""
+    if isinstance(found, type) or not callable(found):
+        return False
+    if not inspect.isroutine(found):
+        return True
+    return next(iter(inspect.signature(found).parameters), "") == "logps"
 
 
 def _import(path: str) -> Callable[..., Weighting]:
@@ -80,4 +99,6 @@ def _import(path: str) -> Callable[..., Weighting]:
         found: Callable[..., Weighting] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"weighting {path!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"weighting {path!r} is a {type(found).__name__}, not a class, a function or a scheme.")
     return found

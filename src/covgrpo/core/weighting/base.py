@@ -73,6 +73,40 @@ def noise_column(tokens: Tokens, noise: Tensor | None) -> Tensor:
     return tokens.column(noise)
 
 
+class WeightingError(ValueError):
+    """A batch that a scheme cannot weigh, or a scheme that returns no weights; one sentence."""
+
+
+def check_weights(weighting: Weighting, weights: object, mask: Tensor) -> Tensor:
+    """Return what a scheme has returned as weights, if it is some, with 0 where masked.
+
+    Args:
+        weighting: the scheme, for the sentence.
+        weights: what it returned.
+        mask: (B, T) bool or 0/1; valid tokens.
+
+    Raises:
+        WeightingError: no floating-point tensor of shape (B, T), or a number at a valid token that is not finite.
+
+    """
+    name = getattr(weighting, "__name__", type(weighting).__name__)
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        found = f"a tensor of {weights.dtype}" if isinstance(weights, Tensor) else f"a {type(weights).__name__}"
+        raise WeightingError(f"weighting {name} returned {found}; it must return a floating-point tensor (B, T).")
+    if weights.shape != mask.shape:
+        shape, needed = tuple(weights.shape), tuple(mask.shape)
+        raise WeightingError(f"weighting {name} returned weights of shape {shape}; it must be (B, T) = {needed}.")
+    bad = mask.bool() & ~weights.isfinite()
+    if bad.any():
+        row, position = bad.nonzero()[0].tolist()
+        value = weights[row, position].item()
+        raise WeightingError(
+            f"weighting {name} returned {value} at row {row}, position {position}, a valid token "
+            f"({int(bad.sum())} of {int(mask.sum())} are not finite)."
+        )
+    return weights.masked_fill(~mask.bool(), 0)
+
+
 def fit_normaliser(weighting: Weighting, normaliser: str | None, loss: str) -> Weighting:
     """Tell a scheme that asks for it what the engine's loss divides a token by; another scheme comes back as it is.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from covgrpo.core.covariance import Covariance
 from covgrpo.core.tokens import Tokens
-from covgrpo.core.weighting.base import ColumnWeighting
+from covgrpo.core.weighting.base import ColumnWeighting, WeightingError
 from covgrpo.core.weighting.kernel import log_kernel, mean_one, precision_K
 
 NORMALISERS = ("completion", "token")
@@ -111,7 +111,7 @@ def _zero_advantages(cov: Covariance) -> Tensor:
     lost = zero & (cov.a.abs() > rounding * largest) & ~tokens.each(cov.flat_K)
     if lost.any():
         row = int(tokens.row[lost.nonzero()[0, 0]])
-        raise ValueError(
+        raise WeightingError(
             f"gaussian_through: advantages[{tokens.row_in_batch(row)}] is 0 and the mean advantage of its group is "
             f"{cov.mean_A_K[tokens.group_B[row]]:.3g}; no weight gives the gradient through the kernel there: use "
             "advantages whose mean over the completions of a group is 0."
