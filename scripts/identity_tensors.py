@@ -11,7 +11,7 @@ from torch import Tensor
 
 from covgrpo.core import WEIGHTINGS, get_weighting, token_covariance
 from covgrpo.engines.entropy import EntropyHold
-from covgrpo.engines.rows import weigh_rows
+from covgrpo.engines.training_batch import weigh_rows
 from covgrpo.engines.skyrl import TokenWeightedAdvantages
 from covgrpo.engines.tinker import WeightedPolicyGradient
 from covgrpo.metrics import StepTokens, histograms, most_damped, summarise
