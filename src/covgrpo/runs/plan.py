@@ -204,7 +204,7 @@ def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, proces
                 f"{options.max_completion_length} do not fit the model's context of {shape.context}"
             )
     size, _ = options.per_device_batch(processes)
-    shares = not args.gradient_checkpointing or args.use_cpu  # elsewhere sharing needs a cache
+    shares = not args.gradient_checkpointing  # what is reckoned with is no CPU, where checkpoints share as well
     if size % options.num_generations and args.fast_path and shares:
         found.append(
             f"micro-batches of {size} split groups of {options.num_generations}: exact, prompts are forwarded oftener"
