@@ -3,14 +3,15 @@
 torchrun --nproc-per-node 2 tests/process_cases.py CASES.json RESULTS [fsdp2]
 
 Each process writes RESULTS.RANK.json: exit code and output of each case. A case holds ``argv`` and may hold ``stop``
-([rank, step]: that rank gets SIGTERM in that step) and ``apart`` (a folder: the processes after the first work there,
-as without a shared disk).
+([rank, step]: that rank gets SIGTERM in that step) ``apart`` (a folder: the processes after the first work there, as
+without a shared disk) and ``copy`` (two folders: the first is copied into the second beforehand).
 """
 
 import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def main(cases: str, results: str, engine: str = "ddp") -> None:
     here, found = os.getcwd(), []
     for case in json.loads(Path(cases).read_text()):
         stop[:] = case.get("stop", ())
+        if RANK == 0 and "copy" in case:
+            shutil.copytree(*(Path(here, name) for name in case["copy"]), dirs_exist_ok=True)
         os.chdir(Path(here, case["apart"] if RANK and "apart" in case else "."))
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
             code = command_line(case["argv"])

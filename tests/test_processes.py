@@ -1,5 +1,7 @@
 """Runs that two processes make: stopped by a signal to one of them, evaluated by both, resumed."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -8,15 +10,22 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import accelerate
 import pytest
 import torch
+import transformers
 from run_cases import steps, untimed, weights, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from covgrpo.errors import UserError
 from covgrpo.evaluation import EvalSettings
+from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.record.folder import RunFolder
+from covgrpo.runs.sharded import check_evaluations
+from covgrpo.runs.trainer_config import trainer_config
 from covgrpo.tasks import PromptFormat, load_task
 from covgrpo.verify import VerifierPool
 
@@ -43,6 +52,11 @@ DDP = {
     "no folder": {"argv": words("own")},
     "apart": {"argv": words("parts", "--steps", "2"), "apart": "apart"},
     "resumed apart": {"argv": words("parts", "--resume"), "apart": "apart"},
+    "one whole": {
+        "argv": words("parts", "--resume"),
+        "apart": "apart",
+        "copy": [f"{i}parts/checkpoint-2" for i in ("apart/", "")],
+    },
 }
 FSDP2 = {
     "evaluated": {"argv": words("evaluated-shards", *EVALUATE, "--steps", "3")},
@@ -142,9 +156,13 @@ def test_a_signal_stops_sharded_processes(fsdp2: dict[str, list[dict[str, Any]]]
 
 def test_a_process_without_its_part_of_the_checkpoint_ends_both(ddp: dict[str, list[dict[str, Any]]]) -> None:
     assert codes(ddp, "apart") == [0, 0]
-    assert codes(ddp, "resumed apart") == [2, 2]
-    sentence = "cannot go on from parts/checkpoint-2: process 1 does not find covgrpo_state.json, trainer_state.json"
-    assert all(of_rank["err"].count(sentence) == 1 for of_rank in ddp["resumed apart"])
+    sentences = {
+        "resumed apart": "parts/checkpoint-2 lacks rng_state_1.pth of other processes",
+        "one whole": "cannot go on from parts/checkpoint-2: process 1 does not find covgrpo_state.json, trainer_state",
+    }
+    for case, sentence in sentences.items():
+        assert codes(ddp, case) == [2, 2]
+        assert all(of_rank["err"].count(sentence) == 1 for of_rank in ddp[case])
 
 
 # --- evaluated -----------------------------------------------------------------------------------------------------
@@ -165,7 +183,7 @@ def measured(model: Any, here: Path, monkeypatch: pytest.MonkeyPatch, processes:
             with monkeypatch.context() as patch:
                 patch.setattr(evaluation, "gathered", lambda done: parts.append(done) or [[]] * processes)
                 patch.setattr(evaluation, "_in_order", lambda *_: [])
-                kept(evaluation.dataclasses.replace(self, settings=settings), repeats, temperature)
+                kept(dataclasses.replace(self, settings=settings), repeats, temperature)
         with monkeypatch.context() as patch:
             patch.setattr(evaluation, "gathered", lambda done: parts)
             return kept(self, repeats, temperature, *rest)
@@ -219,3 +237,39 @@ def test_evaluations_change_nothing_of_a_run_of_two_processes(ddp: dict[str, lis
 
 def test_evaluations_change_nothing_of_a_sharded_run(fsdp2: dict[str, list[dict[str, Any]]], here: Path) -> None:
     assert untimed(here / "evaluated-shards") == untimed(here / "shards")[:3]
+
+
+@pytest.mark.parametrize(
+    ("variables", "zero3", "kind"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, False, "FSDP 1"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, False, "FSDP 1"),
+        ({}, True, "DeepSpeed's ZeRO-3"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, False, None),
+        ({}, False, None),
+    ],
+)
+def test_where_the_policy_cannot_be_whole_evaluations_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], zero3: bool, kind: str | None
+) -> None:
+    for name in ("ACCELERATE_USE_FSDP", "FSDP_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(transformers.integrations, "is_deepspeed_zero3_enabled", lambda: zero3)
+    for name, value in (("evaluate", True), ("eval_steps", 5)):
+        options = TrainOptions(task="addition", **{name: value})
+        said = f"{name} is {value}; under {kind} no process can forward the policy by itself"
+        with pytest.raises(UserError, match=said) if kind else contextlib.nullcontext():
+            check_evaluations(options, SimpleNamespace(fsdp_plugin_args=None))
+    check_evaluations(TrainOptions(task="addition"), SimpleNamespace(fsdp_plugin_args=None))
+
+
+def test_the_process_group_waits_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made before TRL's configuration, and keeps the timeout that it is made with."""
+    made: list[dict[str, Any]] = []
+    state = SimpleNamespace(num_processes=1)
+    monkeypatch.setattr(accelerate, "PartialState", lambda **options: made.append(options) or state)
+    trainer_config(TrainOptions(task="addition", trl={"ddp_timeout": 7200}))
+    trainer_config(TrainOptions(task="addition"))
+    assert [options["timeout"].total_seconds() for options in made] == [7200, 1800]

@@ -194,8 +194,9 @@ def _open(
     run = checkpoint = error = None
     if first:
         try:
-            run = RunFolder.create(options.run_folder(), config, resume=options.resume, ignore=_MAY_CHANGE)
-            checkpoint = run.latest_checkpoint() if options.resume else None
+            folder = RunFolder(Path(options.run_folder()))
+            checkpoint = folder.checkpoint_to_resume() if options.resume else None
+            run = RunFolder.create(folder.path, config, resume=options.resume, ignore=_MAY_CHANGE)
             if options.resume:
                 run.truncate_after(_step_of(checkpoint))
                 watcher.message(f"resuming {run.path} from step {_step_of(checkpoint)}")

@@ -17,6 +17,11 @@ def is_complete(folder: Path) -> bool:
     says, torch's archives with their directory, which is at their end. ``trainer_state.json`` is the last of the first
     process; the other processes' random states and rollouts may be later.
     """
+    return is_complete_of_first(folder) and not lacking_of_others(folder)
+
+
+def is_complete_of_first(folder: Path) -> bool:
+    """Whether everything is there that the first process writes."""
     try:
         _object(folder / "trainer_state.json")
         state = _object(folder / "covgrpo_state.json")
@@ -24,11 +29,24 @@ def is_complete(folder: Path) -> bool:
             (_has_weights(folder) or _has_shards(folder, "pytorch_model_fsdp"))
             and (_is_archive(folder / "optimizer.pt") or _has_shards(folder, "optimizer") or _has_deepspeed(folder))
             and (_is_archive(folder / "scheduler.pt") or _has_deepspeed(folder))
-            and _has_random_states(folder, state.get("processes"))
-            and (state["pending"] is None or _has_rollouts(folder, state.get("processes", 1)))
+            # Before the number of processes was written, any random state will do.
+            and any(_is_archive(path) for path in folder.glob(_random_state(state.get("processes"), 0)))
+            and (state["pending"] is None or _is_whole_safetensors(folder / "rollouts-0.safetensors"))
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def lacking_of_others(folder: Path) -> list[str]:
+    """The files of processes after the first that are not there, or not whole, in a checkpoint that is the first's."""
+    state = _object(folder / "covgrpo_state.json")
+    lacking = []
+    for rank in range(1, state.get("processes", 1)):
+        if not _is_archive(folder / _random_state(state["processes"], rank)):
+            lacking.append(_random_state(state["processes"], rank))
+        if state["pending"] is not None and not _has_rollouts(folder, rank):
+            lacking.append(f"rollouts-{rank}.safetensors")
+    return lacking
 
 
 def has_weights(folder: Path) -> bool:
@@ -59,15 +77,15 @@ def _has_deepspeed(folder: Path) -> bool:
     return latest.is_file() and (folder / latest.read_text(encoding="utf-8").strip()).is_dir()
 
 
-def _has_random_states(folder: Path, processes: int | None) -> bool:
-    if processes is None:  # written before the number was: any will do
-        return any(_is_archive(path) for path in folder.glob("rng_state*.pth"))
-    names = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    return all(_is_archive(folder / name) for name in names)
+def _random_state(processes: int | None, rank: int) -> str:
+    return "rng_state*.pth" if processes is None else "rng_state.pth" if processes == 1 else f"rng_state_{rank}.pth"
 
 
-def _has_rollouts(folder: Path, processes: int) -> bool:
-    return all(_is_whole_safetensors(folder / f"rollouts-{rank}.safetensors") for rank in range(processes))
+def _has_rollouts(folder: Path, rank: int) -> bool:
+    try:
+        return _is_whole_safetensors(folder / f"rollouts-{rank}.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.files import read_json_lines, replacing
-from covgrpo.runs.record.checkpoint import is_complete
+from covgrpo.runs.record.checkpoint import is_complete, is_complete_of_first, lacking_of_others
 
 _ABSENT = "(absent)"
 _PROBE_BYTES = 1 << 20
@@ -173,16 +173,26 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, by step: folders ``checkpoint-N`` with all parts, and these whole."""
-        found = []
-        for folder in self.path.glob("checkpoint-*"):
-            match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-            if match and is_complete(folder):
-                found.append((int(match[1]), folder))
-        return [folder for _, folder in sorted(found)]
+        return [folder for folder in self._checkpoint_folders() if is_complete(folder)]
 
     def latest_checkpoint(self) -> Path | None:
         """The complete checkpoint of the highest step, or None."""
         return next(reversed(self.checkpoints()), None)
+
+    def checkpoint_to_resume(self) -> Path | None:
+        """As ``latest_checkpoint``; None where none was finished, so that nothing is lost by starting anew.
+
+        Raises:
+            UserError: there are checkpoints, and each lacks what other processes wrote, elsewhere as it seems.
+        """
+        latest = self.latest_checkpoint()
+        parts = [folder for folder in self._checkpoint_folders() if latest is None and is_complete_of_first(folder)]
+        if parts:
+            raise UserError(
+                f"{parts[-1]} lacks {', '.join(lacking_of_others(parts[-1]))} of other processes, and no checkpoint of "
+                "the run is complete; copy there what they wrote on their machines, or remove it to start anew."
+            )
+        return latest
 
     def discard(self) -> None:
         """Takes back a run that ended before its first step, so that the next try finds the path free."""
@@ -192,6 +202,10 @@ class RunFolder:
             for path in (self.config, self.environment, self.path / "eval.json"):
                 path.unlink(missing_ok=True)
             self.path.rmdir()
+
+    def _checkpoint_folders(self) -> list[Path]:
+        matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in self.path.glob("checkpoint-*"))
+        return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
 
     def _record_files(self) -> tuple[Path, ...]:
         return self.metrics, self.samples, self.tokens, self.histograms, self.evaluations
