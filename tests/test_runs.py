@@ -233,6 +233,21 @@ def test_a_checkpoint_without_a_part_does_not_count(tmp_path: Path, processes: i
         part.write_bytes(content)
 
 
+def test_parts_that_lie_on_another_machine_are_named(tmp_path: Path) -> None:
+    """Starting anew would drop the run's records; with an earlier checkpoint, or an unfinished one, nothing is lost."""
+    run = RunFolder(tmp_path)
+    folder = make_checkpoint(tmp_path / "checkpoint-4", processes=2, pending=True)
+    for name in ("rng_state_1.pth", "rollouts-1.safetensors"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=r"checkpoint-4 lacks rng_state_1\.pth, rollouts-1\.safetensors of other"):
+        run.checkpoint_to_resume()
+    (folder / "trainer_state.json").rename(tmp_path / "kept")
+    assert run.checkpoint_to_resume() is None
+    (tmp_path / "kept").rename(folder / "trainer_state.json")
+    earlier = make_checkpoint(tmp_path / "checkpoint-2", processes=2)
+    assert run.checkpoint_to_resume() == earlier
+
+
 def test_shards_count_when_their_index_is_there(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "checkpoint-1", processes=2)
     for name, replaced in (("pytorch_model_fsdp_0", "model.safetensors"), ("optimizer_0", "optimizer.pt")):

@@ -181,7 +181,7 @@ class TrainOptions:
     def run_folder(self) -> str:
         """Return the run folder: as given, or by task, method and seed."""
         if self.output:
-            return self.output
+            return str(Path(self.output).expanduser())
         task = self.task.split("?")[0].replace(":", "-").replace("/", "-").strip("-.")
         method = self.weighting.split(":")[-1] if self.weighting else self.method
         return str(Path("runs") / f"{task}-{method}-s{self.seed}")
