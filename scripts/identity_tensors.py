@@ -11,9 +11,9 @@ from torch import Tensor
 
 from covgrpo.core import WEIGHTINGS, get_weighting, token_covariance
 from covgrpo.engines.entropy import EntropyHold
-from covgrpo.engines.training_batch import weigh_rows
 from covgrpo.engines.skyrl import TokenWeightedAdvantages
 from covgrpo.engines.tinker import WeightedPolicyGradient
+from covgrpo.engines.training_batch import weigh_rows
 from covgrpo.metrics import StepTokens, histograms, most_damped, summarise
 from covgrpo.verl import Choice, weigh_batch
 

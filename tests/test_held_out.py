@@ -43,6 +43,28 @@ def test_votes_of_an_evaluation_against_a_loop():
     assert max(sampled["majority"]) > 1 and len(sampled["correct"]) == len(sampled["majority"]) == num_problems
 
 
+# Of the version whose evaluations were published: 5 problems in batches of 4, so that one batch follows another.
+KEPT = [
+    *(": i m", ": i m", "8 g m", ": i m", ": i m"),
+    *("t ^ P 9 >", "r ^ P 5", "\\ v", ": O 5 6 [", "8 & > : v", "| v : f 2", "] > d L f", ": Y ^ P 4", ": i Q"),
+    *("I N t m .", "M r J e ]", "\\ b > \\ ^", "\\ > : w i", '\\ " " P q', ': " " R "'),
+]
+
+
+def test_one_process_draws_what_it_drew_for_the_kept_evaluations():
+    judge = Judge()
+    settings = EvalSettings(max_completion_length=5, batch_size=4, seed=7)
+    problems = load_task("addition").problems("eval", 5, 0)
+    greedy, sampled = evaluate_temperatures(
+        tiny_model(), tiny_tokenizer(), problems, [], PromptFormat(), judge, settings, {0.0: 1, 1.0: 3}
+    )
+    assert judge.answers == KEPT
+    assert (greedy["correct"], sampled["correct"]) == ([1, 1, 1, 1, 1], [1, 2, 3, 2, 3])
+    assert (greedy["mean_length"], sampled["mean_length"]) == (4.0, 4.8)
+    assert greedy["entropy"] == pytest.approx(3.093379461765289, rel=1e-5)
+    assert sampled["entropy"] == pytest.approx(3.144494437509113, rel=1e-5)
+
+
 def test_a_task_without_a_vote_of_its_own_is_compared_by_its_whole_answer():
     assert vote_of(load_task("addition"))(" 12 3") == " 12 3"
     assert vote_of(load_task("countdown:?style=tries"))("1+2=3 x;2+3=5!") == "2+3=5"

@@ -20,6 +20,7 @@ LAYERS = (
         "files": "JSON lines, files written whole",
         "suggest": "what a mistyped name was meant to be",
         "hardware": "what the machine can do",
+        "processes": "what the processes of a run tell each other",
         "cpu_defaults": "threads and memory of a process",
     },
     {

@@ -71,7 +71,8 @@ AUTHORS_BY_SIZE = {
 }  # fmt: skip
 # Options that decide nothing of a run of these recipes: where it writes, what it records, how fast it is, LoRA.
 UNDECIDING = {
-    *("task_params", "verifier_timeout", "verifier_workers", "trust_remote_code", "threads", "lora_r", "lora_alpha"),
+    *("task_params", "verifier_timeout", "verifier_workers", "verifier_memory", "trust_remote_code", "threads"),
+    *("lora_r", "lora_alpha"),
     *("weighting", "weighting_scope", "weighting_kwargs", "output", "resume", "samples_per_step", "tokens_per_step"),
     *("entropy_probe_steps", "evaluate", "eval_problems", "eval_samples", "eval_steps", "eval_steps_samples"),
     *("eval_temperatures", "eval_batch_size", "eval_task", "eval_task_length", "report_to", "fast_path"),

@@ -179,9 +179,20 @@ def test_a_failed_truncation_changes_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def make_checkpoint(folder: Path, weights: str = "model.safetensors") -> Path:
+def make_checkpoint(
+    folder: Path, weights: str = "model.safetensors", processes: int = 1, pending: bool = False
+) -> Path:
     folder.mkdir()
     save_file({"w": torch.arange(6.0), "b": torch.zeros(2)}, folder / weights)
+    ranks = range(processes)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.save({"state": torch.zeros(3)}, folder / name)
+    for name in ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in ranks]:
+        torch.save({"cpu": torch.zeros(3)}, folder / name)
+    for rank in ranks if pending else ():
+        save_file({"0.advantages": torch.zeros(2)}, folder / f"rollouts-{rank}.safetensors")
+    state = {"micro_batches_done": 1, "pending": [{}] if pending else None, "processes": processes}
+    (folder / "covgrpo_state.json").write_text(json.dumps(state))
     (folder / "trainer_state.json").write_text('{"global_step": 1}')
     return folder
 
@@ -191,15 +202,61 @@ def test_checkpoints_are_complete_and_sorted_by_number(tmp_path: Path) -> None:
     assert run.latest_checkpoint() is None
     ten, nine = make_checkpoint(tmp_path / "checkpoint-10"), make_checkpoint(tmp_path / "checkpoint-9")
     lora = make_checkpoint(tmp_path / "checkpoint-8", "adapter_model.safetensors")
-    cut = make_checkpoint(tmp_path / "checkpoint-20") / "model.safetensors"
-    cut.write_bytes(cut.read_bytes()[:-1])
-    (make_checkpoint(tmp_path / "checkpoint-21") / "trainer_state.json").unlink()
-    (make_checkpoint(tmp_path / "checkpoint-22") / "trainer_state.json").write_text("{")
-    (make_checkpoint(tmp_path / "checkpoint-23") / "model.safetensors").unlink()
-    (make_checkpoint(tmp_path / "checkpoint-24") / "model.safetensors").write_bytes(b"")
     make_checkpoint(tmp_path / "checkpoint-25-old")
     assert run.checkpoints() == [lora, nine, ten]
     assert run.latest_checkpoint() == ten
+
+
+def test_a_checkpoint_of_an_earlier_version_counts(tmp_path: Path) -> None:
+    """It does not say how many processes there were."""
+    folder = make_checkpoint(tmp_path / "checkpoint-1")
+    (folder / "covgrpo_state.json").write_text('{"micro_batches_done": 1, "pending": null}')
+    assert RunFolder(tmp_path).checkpoints() == [folder]
+    (folder / "rng_state.pth").unlink()
+    assert RunFolder(tmp_path).checkpoints() == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_checkpoint_without_a_part_does_not_count(tmp_path: Path, processes: int, damage: str) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint-3", processes=processes, pending=True)
+    parts = sorted(folder.iterdir())
+    assert len(parts) == 5 + 2 * processes
+    for part in parts:
+        content = part.read_bytes()
+        assert RunFolder(tmp_path).checkpoints() == [folder]
+        if damage == "missing":
+            part.unlink()
+        else:
+            part.write_bytes(content[: -1 if damage == "torn" else 0])
+        assert RunFolder(tmp_path).checkpoints() == [], part.name
+        part.write_bytes(content)
+
+
+def test_parts_that_lie_on_another_machine_are_named(tmp_path: Path) -> None:
+    """Starting anew would drop the run's records; with an earlier checkpoint, or an unfinished one, nothing is lost."""
+    run = RunFolder(tmp_path)
+    folder = make_checkpoint(tmp_path / "checkpoint-4", processes=2, pending=True)
+    for name in ("rng_state_1.pth", "rollouts-1.safetensors"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=r"checkpoint-4 lacks rng_state_1\.pth, rollouts-1\.safetensors of other"):
+        run.checkpoint_to_resume()
+    (folder / "trainer_state.json").rename(tmp_path / "kept")
+    assert run.checkpoint_to_resume() is None
+    (tmp_path / "kept").rename(folder / "trainer_state.json")
+    earlier = make_checkpoint(tmp_path / "checkpoint-2", processes=2)
+    assert run.checkpoint_to_resume() == earlier
+
+
+def test_shards_count_when_their_index_is_there(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint-1", processes=2)
+    for name, replaced in (("pytorch_model_fsdp_0", "model.safetensors"), ("optimizer_0", "optimizer.pt")):
+        (folder / replaced).unlink()
+        (folder / name).mkdir()
+        (folder / name / "__0_0.distcp").write_bytes(b"shard")
+        assert RunFolder(tmp_path).checkpoints() == []
+        (folder / name / ".metadata").write_bytes(b"index")
+        assert RunFolder(tmp_path).checkpoints() == [folder]
 
 
 def test_sharded_checkpoint_needs_every_shard(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from transformers.models.llama import modeling_llama
 
 from covgrpo.forward import attention_interface
 from covgrpo.rollouts import SamplingSettings, decoding, sample
-from covgrpo.rollouts.drawing import _inverse_cdf
+from covgrpo.rollouts.drawing import _inverse_cdf, _scan
 
 EOS, PAD = 2, 0
 PROMPTS = [[10, 11, 12], [10, 11, 12], [20, 21], [30, 31, 32, 33, 34], [20, 21]]
@@ -240,3 +240,22 @@ def test_empty_prompt_is_refused():
 def test_tokenizer_round_trip():
     tokenizer = tiny_tokenizer()
     assert tokenizer.decode(tokenizer("a+b=7")["input_ids"]) in ("a+b=7", "a + b = 7")
+
+
+def test_cumulative_sums_by_additions():
+    """In place of torch's where deterministic algorithms are asked for on CUDA; exact sums, so equal to the bit."""
+    for m in (1, 2, 3, 255, 256, 600):
+        x = torch.randint(0, 1000, (4, m), generator=torch.Generator().manual_seed(m)).double()
+        assert torch.equal(_scan(x), x.cumsum(dim=1))
+
+
+def test_numbers_of_its_own_make_a_row_independent_of_its_batch():
+    model = tiny_model()
+    settings = SamplingSettings(max_new_tokens=6, eos_token_ids=(2,), pad_token_id=0)
+    prompts = [[5, 6, 7], [8, 9], [5, 6, 9, 10], [11]]
+    noise = torch.rand(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = sample(model, prompts, settings, noise_BT=noise)
+    for row in range(4):
+        alone = sample(model, prompts[row : row + 1], settings, noise_BT=noise[row : row + 1])
+        assert alone.token_ids[0] == whole.token_ids[row]
+        assert alone.logps[0] == pytest.approx(whole.logps[row], abs=1e-4)

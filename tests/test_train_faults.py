@@ -1,20 +1,16 @@
-"""Runs whose verifier misbehaves, that stop between updates, or that two processes make."""
+"""Runs whose verifier misbehaves, or that stop between updates."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_cases import metrics, steps, untimed, weights, words
-from transformers import AutoModelForCausalLM
 
 from covgrpo.cli import main
 from covgrpo.cli.display import Display
-from covgrpo.runs.record.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -53,23 +49,3 @@ def test_stop_between_the_updates_of_a_rollout_batch(inside: Path, monkeypatch: 
     assert main(words("parted", *flags, "--resume")) == 0
     assert weights(inside / "parted") == weights(inside / "thrice")
     assert untimed(inside / "parted") == untimed(inside / "thrice")
-
-
-def test_two_processes_write_one_run(here: Path) -> None:
-    """`accelerate launch` on CPU: every process trains, the first one writes, and the run can be resumed."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "covgrpo"]
-    for more in (["--steps", "2"], ["--steps", "3", "--resume"]):
-        done = subprocess.run(
-            [*launch, *words("two", "--evaluate", "--eval-problems", "2", *more)],
-            cwd=here,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("run folder:") == 1
-    assert [record["step"] for record in RunFolder(here / "two").read_metrics()] == [1, 2, 3]
-    evaluation = json.loads((here / "two" / "eval.json").read_text())
-    assert set(evaluation) == {"before", "after"}
-    assert AutoModelForCausalLM.from_pretrained(here / "two" / "model").num_parameters() > 0

@@ -11,6 +11,7 @@ from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
 from covgrpo.forward import SharedPrompts, shared_prompt, sharing_prompts, why_not_shareable
 from covgrpo.forward.shared_prompt import _for_rows
+from covgrpo.trl import sampler, scorer
 
 pytestmark = pytest.mark.slow
 
@@ -215,6 +216,22 @@ def test_a_wrong_shared_path_is_noticed_on_first_use(tmp_path, caplog, monkeypat
         mine.train()
     assert any("differ by" in record.message for record in caplog.records)
     assert "differ by" in next(iter(mine.scorer.first_use.values()))
+
+
+@pytest.mark.parametrize(("precision", "served"), [("highest", False), ("high", True)])
+def test_the_checks_on_first_use_allow_for_tf32(tmp_path, monkeypatch, precision, served):
+    """With float32's own bounds out of reach, only those of lower precision let the fast path pass."""
+    monkeypatch.setitem(scorer._TOLERANCE, torch.float32, -1.0)
+    monkeypatch.setattr(sampler, "_TOLERANCE", -1.0)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        mine = ours(tmp_path, max_steps=1)
+        mine.train()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (mine.sampler.checked, mine.sampler.refused is None) == (served, served)
+    assert [reason is None for reason in mine.scorer.first_use.values()] == [served]
 
 
 def test_distinct_prompts_are_found_whatever_the_order_and_padding():

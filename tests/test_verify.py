@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from covgrpo.errors import UserError
+from covgrpo.runs.options import TrainOptions
 from covgrpo.verify import MAX_ANSWER_CHARS, Verdict, VerifierPool
 from covgrpo.verify import worker as worker_module
 
@@ -54,6 +55,17 @@ def misbehave(payload, answer):
     return acts[answer]() if answer in acts else 1.0
 
 
+def together(payload, answer):
+    """1.0 where as many are at work at the same time as the payload says, in its folder."""
+    Path(payload["folder"], answer).touch()
+    deadline = time.monotonic() + 4
+    while len(list(Path(payload["folder"]).iterdir())) < payload["count"]:
+        if time.monotonic() > deadline:
+            return 0.0
+        time.sleep(0.01)
+    return 1.0
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -95,7 +107,7 @@ EXPECTED = {
 
 @pytest.mark.slow
 def test_each_misbehaviour_costs_only_its_item(caplog):
-    with VerifierPool(f"{__name__}:misbehave", timeout_s=1.5, memory_bytes=2**28) as pool:
+    with VerifierPool(f"{__name__}:misbehave", timeout_s=1.5, memory_gib=0.25) as pool:
         answers = [answer for bad in EXPECTED for answer in (bad, "fine")]
         start = time.monotonic()
         verdicts = pool.score([({}, answer) for answer in answers])
@@ -265,11 +277,54 @@ def test_a_verifier_that_cannot_be_imported_is_the_users_error(verifier, word):
         assert pool.worker_pids() == []
 
 
+LARGE = """
+import mmap
+
+RESERVED = mmap.mmap(-1, 3 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+
+
+def score(payload, answer):
+    return 1.0
+"""
+
+
+@pytest.mark.slow
+def test_a_verifier_that_reserves_more_than_the_default_needs_the_option(tmp_path, monkeypatch):
+    """As one that imports torch does: address space counts, used or not."""
+    (tmp_path / "large_verifier.py").write_text(LARGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {memory: TrainOptions(task="addition", verifier_memory=memory).verifier_limits() for memory in (2.0, 4.0)}
+    assert TrainOptions(task="addition").verifier_limits() == options[2.0]
+    said = r"'large_verifier:score' could not be imported under 2 GiB of address space \(verifier_memory\): .*memory"
+    with VerifierPool("large_verifier:score", **options[2.0]) as pool, pytest.raises(UserError, match=said):
+        pool.score([({}, "a")])
+    with VerifierPool("large_verifier:score", **options[4.0]) as pool:
+        assert pool.score([({}, "a")]) == [Verdict(1.0)]
+
+
+def test_the_options_of_verifiers_are_checked():
+    for options in ({"verifier_memory": 0.0}, {"verifier_memory": float("nan")}, {"verifier_workers": 0}):
+        with pytest.raises(UserError, match=next(iter(options))):
+            TrainOptions(task="addition", **options).check()
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "workers"), [(1, None, 1), (2, None, 2), (64, None, 8), (64, "16", 4), (2, "4", 1)]
+)
+def test_as_many_workers_as_the_machine_has_to_spare(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert TrainOptions(task="addition").verifier_limits()["num_workers"] == workers
+    assert TrainOptions(task="addition", verifier_workers=3).verifier_limits()["num_workers"] == 3
+
+
 def test_wrong_arguments_are_refused_before_anything_starts():
     for wrong in ("no_colon", ":f", "module:"):
         with pytest.raises(UserError, match="module:function"):
             VerifierPool(wrong)
-    for name in ("num_workers", "timeout_s", "memory_bytes"):
+    for name in ("num_workers", "timeout_s", "memory_gib"):
         with pytest.raises(UserError, match=name):
             VerifierPool("a:b", **{name: 0})
 

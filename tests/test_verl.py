@@ -1,6 +1,8 @@
 """The verl integration without verl: the driver's batch as verl hands it over, the choice, the rewards."""
 
+import asyncio
 import json
+import threading
 
 import pytest
 import torch
@@ -263,3 +265,35 @@ def test_a_problem_survives_the_way_through_verls_data():
     assert [score["score"] for score in scores] == [1.5, 0.5, 0.0]
     assert scores[0] == {"score": 1.5, "acc": 1.0, "format": 1.0}
     assert compute_score(given[0], "12", given[1])["score"] == 1.0
+
+
+@pytest.mark.slow
+def test_verls_threads_verify_at_the_same_time(tmp_path):
+    """As many as there are workers; also from a loop's executor, as verl 0.9 calls."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from covgrpo.verl.rewards import compute_score
+
+    workers, barrier = 3, threading.Barrier(3)
+
+    def score(folder, name):
+        payload = json.dumps({"folder": str(folder), "count": workers})
+        barrier.wait()
+        return compute_score("test_verify:together", name, payload, verifier_workers=workers)["acc"]
+
+    async def score_all(folder, executor):
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(executor, score, folder, name) for name in "abc"))
+
+    with ThreadPoolExecutor(workers) as executor:
+        for name in ("starts the workers", "finds them started"):
+            (tmp_path / name).mkdir()
+            scores = asyncio.run(score_all(tmp_path / name, executor))
+    assert scores == [1.0] * workers
+
+
+def test_verl_without_workers_is_refused():
+    from covgrpo.verl.rewards import compute_score
+
+    with pytest.raises(UserError, match="verifier_workers is 0"):
+        compute_score("test_verify:misbehave", "fine", "{}", verifier_workers=0)

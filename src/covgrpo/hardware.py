@@ -29,3 +29,12 @@ def autocast(device: torch.device, bf16: bool | None = None) -> Any:
     """Return a context of bfloat16 autocast; ``bf16`` None: where the device has it."""
     use = has_bf16(device) if bf16 is None else bf16
     return torch.autocast(device.type, dtype=torch.bfloat16) if use else nullcontext()
+
+
+def float32_is_exact(device: torch.device) -> bool:
+    """Whether products of float32 matrices have float32's digits; TF32 (10 bits) or bfloat16 may stand in for it."""
+    backend = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}.get(device.type)
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    if precision is None:  # before torch 2.9, and other devices
+        return torch.get_float32_matmul_precision() == "highest"
+    return precision in ("none", "ieee")

@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--label", metavar="TEXT", help="what the table calls it; default: the model or the file")
     group.add_argument("--top-p", type=float, metavar="X", help="probability mass that is drawn from (0.95)")
     group.add_argument("--engine", metavar="NAME", help="auto (vLLM where it is, else ours), vllm or own (auto)")
-    group.add_argument("--verifier-workers", type=int, metavar="N", help="verifier processes (the CPUs)")
+    group.add_argument("--verifier-workers", type=int, metavar="N", help="verifier processes (one a core)")
     group.add_argument("--verifier-timeout", type=float, metavar="S", help="seconds that a verifier may take (5)")
 
 
@@ -58,14 +58,15 @@ def run(args: argparse.Namespace, model: str | None) -> int:
     from covgrpo.evaluation.at_k import at_k
     from covgrpo.evaluation.benchmarks import load_benchmark
     from covgrpo.evaluation.grading import VERIFIER, grade
-    from covgrpo.verify import VerifierPool
+    from covgrpo.verify import DEFAULT_MEMORY_GIB, VerifierPool, usable_cores
 
     _check(args, model)
     problems = load_benchmark(args.benchmark)[: args.problems]
     drawn, about = _completions(args, model, problems)
-    workers, timeout_s = args.verifier_workers or _cpus(), args.verifier_timeout or 5.0
+    workers, timeout_s = args.verifier_workers or usable_cores(), args.verifier_timeout or 5.0
+    memory_gib = args.verifier_memory or DEFAULT_MEMORY_GIB
     answer_format = args.answer_format or "math"
-    with VerifierPool(VERIFIER, workers, timeout_s) as pool:
+    with VerifierPool(VERIFIER, workers, timeout_s, memory_gib) as pool:
         scored = grade(problems, {key: texts for key, (texts, _) in drawn.items()}, answer_format, pool)
         failures = dict(pool.failures)
     if not scored:
@@ -107,8 +108,10 @@ def _check(args: argparse.Namespace, model: str | None) -> None:
         raise UserError(f"--top-p is {args.top_p}; it must be a fraction above 0, at most 1.")
     if args.temperature is not None and not 0 <= args.temperature < float("inf"):
         raise UserError(f"--temperature is {args.temperature}; it must be finite and at least 0.")
-    if args.verifier_timeout is not None and not 0 < args.verifier_timeout < float("inf"):
-        raise UserError(f"--verifier-timeout is {args.verifier_timeout}; it must be finite and above 0.")
+    for name in ("verifier_timeout", "verifier_memory"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be finite and above 0.")
     if args.engine not in (None, "auto", "vllm", "own"):
         raise UserError(f"--engine {args.engine!r} is unknown; known: auto, vllm, own.")
 
@@ -190,12 +193,6 @@ def _lengths(drawn: list[Any]) -> dict[str, Any]:
         },
         "truncated": sum(one.truncated for one in drawn) / len(drawn),
     }
-
-
-def _cpus() -> int:
-    import os
-
-    return os.cpu_count() or 1
 
 
 def _rows(problems: list[Any], scored: list[Any]) -> Iterator[dict[str, Any]]:

@@ -31,12 +31,18 @@ def _top(values: list[float], least: float) -> float:
 
 
 class Display:
-    """Progress of a run. On a terminal the last lines redraw themselves; otherwise one plain line a step."""
+    """Progress of a run. On a terminal the last lines redraw themselves; otherwise one plain line a step.
 
-    def __init__(self, completions_per_step: int):
+    Args:
+        completions_per_step: over all processes.
+        quiet: show nothing: another process shows it.
+
+    """
+
+    def __init__(self, completions_per_step: int, quiet: bool = False):
         from rich.console import Console
 
-        self.console = Console(highlight=False, emoji=False)
+        self.console = Console(highlight=False, emoji=False, quiet=quiet)
         self.live: Any = None
         self.live_part = ""
         self.completions = completions_per_step

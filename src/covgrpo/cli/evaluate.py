@@ -43,6 +43,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of problems, sampling and bootstrap (0)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="completions at once (256; 64 with --benchmark)")
     parser.add_argument("--split", choices=("eval", "train"), default="eval", help="which problems (eval)")
+    parser.add_argument(
+        "--verifier-memory",
+        type=float,
+        metavar="GIB",
+        help="address space of a verifier; default: the run's, or 2",
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     benchmark.add_flags(parser)
@@ -83,7 +89,8 @@ def _model_and_options(name: str, args: argparse.Namespace) -> tuple[str, TrainO
         model = str(folder / "model")
         if not Path(model).is_dir():
             raise UserError(f"run {name} has no model yet; evaluate one of its checkpoints, or go on with --resume.")
-    flags = ("task", "answer_format", "system_prompt", "num_examples", "max_completion_length", "temperature")
+    flags = ["task", "answer_format", "system_prompt", "num_examples", "max_completion_length", "temperature"]
+    flags.append("verifier_memory")
     values.update({flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None})
     if args.task is not None:
         values["task_params"] = {}
@@ -126,7 +133,7 @@ def _evaluate(model_name: str, options: TrainOptions, args: argparse.Namespace) 
     )
     prompt_format = PromptFormat(options.answer_format, options.system_prompt, options.num_examples)
     check_prompts(model, tokenizer, prompt_format, problems, examples, options.max_completion_length)
-    with VerifierPool(task.verifier, options.verifier_workers, options.verifier_timeout) as pool:
+    with VerifierPool(task.verifier, **options.verifier_limits()) as pool:
         return evaluate(model, tokenizer, problems, examples, prompt_format, pool, settings).to_dict()
 
 

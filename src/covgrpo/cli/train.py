@@ -1,6 +1,7 @@
 """``covgrpo train``."""
 
 import argparse
+import os
 import shlex
 from typing import Any
 
@@ -82,7 +83,8 @@ def _train(options: TrainOptions, args: argparse.Namespace) -> int:
     from covgrpo.runs.train import Watcher, run_training
 
     options.check()
-    display = Display(options.prompts_per_step * options.num_generations)
+    first = os.environ.get("RANK", "0") == "0"  # as launchers set it; libraries that know are not loaded yet
+    display = Display(options.prompts_per_step * options.num_generations, quiet=not first)
     display.message(
         f"covgrpo: {options.model} on {options.task}, {options.weighting or options.method}, {options.steps} steps of "
         f"{options.prompts_per_step} x {options.num_generations} completions, seed {options.seed}"
@@ -94,7 +96,8 @@ def _train(options: TrainOptions, args: argparse.Namespace) -> int:
         display.close()
     for line in _report(result, options, args):
         display.message(line)
-    return 128 + result.stopped_by if result.stopped_by else 0
+    # A launcher ends all processes when one fails, so the first says that the run was stopped, after all it has to say.
+    return 128 + result.stopped_by if result.stopped_by and first else 0
 
 
 def _report(result: Any, options: TrainOptions, args: argparse.Namespace) -> list[str]:

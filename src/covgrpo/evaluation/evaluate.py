@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from covgrpo.core.noise import token_noise
 from covgrpo.evaluation.at_k import majority
 from covgrpo.evaluation.intervals import bootstrap_mean, wilson
 from covgrpo.hardware import autocast
+from covgrpo.processes import gathered
 from covgrpo.rollouts import SamplingSettings, sample
 from covgrpo.tasks import Problem, PromptFormat, get_answer_format
 from covgrpo.verify import VerifierPool
@@ -30,6 +32,7 @@ class EvalSettings:
         seed: of sampling and bootstrap.
         batch_size: completions forwarded at once.
         bf16: bfloat16 autocast; ``None``: where the hardware has it.
+        process, processes: of several processes each takes every ``processes``-th problem, and all get the results.
 
     """
 
@@ -39,6 +42,8 @@ class EvalSettings:
     seed: int = 0
     batch_size: int = 256
     bf16: bool | None = None
+    process: int = 0
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,14 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dict."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Completion:
+    score: float
+    answer: str
+    entropies: list[float]  # one a token
+    failed: bool
 
 
 @dataclass(frozen=True)
@@ -227,28 +240,51 @@ class _Runner:
     settings: EvalSettings
 
     def run(self, repeats: int, temperature: float, report: Callable[[int], None] = lambda done: None) -> _Scored:
-        """Draw and score ``repeats`` completions a problem, those of a problem next to each other."""
-        problems = self.problems
-        prompts = [encode_prompt(self.tokenizer, self.prompt_format.messages(p, self.examples)) for p in problems]
-        rows = [row for row in range(len(prompts)) for _ in range(repeats)]
+        """Draw and score ``repeats`` completions a problem, those of a problem next to each other.
+
+        Several processes share the problems. ``report`` is told how many completions are done, as if all processes were
+        as far as this one.
+        """
+        settings, total = self.settings, len(self.problems) * repeats
+        mine = [(i, k) for i in range(settings.process, len(self.problems), settings.processes) for k in range(repeats)]
         device = next(self.model.parameters()).device
-        generator = torch.Generator(device).manual_seed(self.settings.seed)
-        scores, answers, entropies, lengths, unscored = [], [], [], [], 0
-        for start in range(0, len(rows), self.settings.batch_size):
-            chunk = rows[start : start + self.settings.batch_size]
-            with autocast(device, self.settings.bf16):
-                drawn = sample(self.model, [prompts[row] for row in chunk], self._sampling(temperature), generator)
-            texts = self.tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
-            extract = get_answer_format(self.prompt_format.answer_format).extract
-            items = [(problems[row].payload, extract(text)) for row, text in zip(chunk, texts, strict=True)]
-            verdicts = self.pool.score(items)
-            scores += [verdict.score for verdict in verdicts]
-            answers += [answer for _, answer in items]
-            unscored += sum(verdict.failure is not None for verdict in verdicts)
-            entropies += [value for values in drawn.entropies for value in values]
-            lengths += [len(ids) for ids in drawn.token_ids]
-            report(len(scores))
-        return _Scored(scores, answers, entropies, lengths, unscored)
+        generator = torch.Generator(device).manual_seed(settings.seed)
+        done: list[_Completion] = []
+        for start in range(0, len(mine), settings.batch_size):
+            chunk = mine[start : start + settings.batch_size]
+            noise = None
+            if settings.processes > 1:
+                # The generator's numbers go to the rows of a batch, and batches depend on the number of processes.
+                ids = torch.tensor([i * repeats + k for i, k in chunk], device=device)
+                noise = token_noise(settings.seed, ids, settings.max_completion_length)
+            done += self._draw([i for i, _ in chunk], self._sampling(temperature), generator, noise)
+            report(min(total, len(done) * settings.processes))
+        rows = _in_order(gathered(done) if settings.processes > 1 else [done], len(self.problems), repeats)
+        return _Scored(
+            scores=[row.score for row in rows],
+            answers=[row.answer for row in rows],
+            entropies=[value for row in rows for value in row.entropies],
+            lengths=[len(row.entropies) for row in rows],
+            unscored=sum(row.failed for row in rows),
+        )
+
+    def _draw(
+        self, chunk: list[int], sampling: SamplingSettings, generator: torch.Generator, noise: torch.Tensor | None
+    ) -> list[_Completion]:
+        """A scored completion for each of a few problems, by their numbers."""
+        problems = {i: self.problems[i] for i in chunk}
+        messages = {i: self.prompt_format.messages(problem, self.examples) for i, problem in problems.items()}
+        prompts = {i: encode_prompt(self.tokenizer, text) for i, text in messages.items()}
+        with autocast(generator.device, self.settings.bf16):
+            drawn = sample(self.model, [prompts[i] for i in chunk], sampling, generator, noise)
+        texts = self.tokenizer.batch_decode(drawn.token_ids, skip_special_tokens=True)
+        extract = get_answer_format(self.prompt_format.answer_format).extract
+        items = [(problems[i].payload, extract(text)) for i, text in zip(chunk, texts, strict=True)]
+        verdicts = self.pool.score(items)
+        return [
+            _Completion(verdict.score, answer, entropies, verdict.failure is not None)
+            for verdict, (_, answer), entropies in zip(verdicts, items, drawn.entropies, strict=True)
+        ]
 
     def _sampling(self, temperature: float) -> SamplingSettings:
         return SamplingSettings(
@@ -257,6 +293,12 @@ class _Runner:
             pad_token_id=self.tokenizer.pad_token_id,
             temperature=temperature,
         )
+
+
+def _in_order(parts: list[list[_Completion]], problems: int, repeats: int) -> list[_Completion]:
+    """The completions of all processes by problem: problem i is the (i // n)-th of process i mod n."""
+    by_process = [_by_problem(part, repeats) for part in parts]
+    return [row for i in range(problems) for row in by_process[i % len(parts)][i // len(parts)]]
 
 
 def _by_problem(values: list[_T], repeats: int) -> list[list[_T]]:

@@ -44,7 +44,7 @@ PAPER_TABLE = {
 _NOT_A_DIFFERENCE = {
     *("seed", "output", "resume", "threads", "report_to", "save_steps", "samples_per_step", "tokens_per_step"),
     *("evaluate", "eval_problems", "eval_samples", "steps", "micro_batch_size", "verifier_workers"),
-    *("entropy_probe_steps", "method", "weighting", "fast_path"),
+    *("verifier_memory", "entropy_probe_steps", "method", "weighting", "fast_path"),
 }
 
 _MOST_POINTS = 3000

@@ -31,12 +31,16 @@ class Drawing:
         self.temperature = settings.temperature
         self.warp = _warpers(settings)
 
-    def __call__(self, logits: Tensor, ids: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, logits: Tensor, ids: Tensor, generator: torch.Generator | None, u: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw from logits (n, V) that follow the tokens ids (n, L+t): next tokens, log-probs and entropies, (n,) each.
 
         With z = logits / temperature:  log p = log_softmax(z);  H = -sum_a p_a log p_a.
+        u (n, 1): uniform numbers to draw by, in the generator's place.
         """
-        u = torch.rand(len(logits), 1, dtype=_wide(logits), device=logits.device, generator=generator)
+        if u is None:
+            u = torch.rand(len(logits), 1, dtype=_wide(logits), device=logits.device, generator=generator)
         size = max(1, _TILE_BYTES.get(logits.device.type, _TILE_BYTES_ELSEWHERE) // (4 * logits.shape[1]))
         tiles = zip(logits.split(size), ids.split(size), u.split(size), strict=True)
         tokens, logps, entropies = zip(*(self._draw(*tile) for tile in tiles), strict=True)
@@ -93,15 +97,29 @@ def _inverse_cdf(p: Tensor, u: Tensor) -> Tensor:
     """
     dtype = u.dtype
     blocks = nn.functional.pad(p, (0, -p.shape[1] % _BLOCK)).view(len(p), -1, _BLOCK)
-    cumulative = blocks.sum(dim=2).to(dtype).cumsum(dim=1)
+    cumulative = _cumulative(blocks.sum(dim=2).to(dtype))
     u = u * cumulative[:, -1:]
     block = torch.searchsorted(cumulative, u, right=True).clamp(max=blocks.shape[1] - 1)
     upper = cumulative.gather(1, block)
     lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
-    within = blocks[torch.arange(len(p), device=p.device), block[:, 0]].to(dtype).cumsum(dim=1)
+    within = _cumulative(blocks[torch.arange(len(p), device=p.device), block[:, 0]].to(dtype))
     # How far u lies into its block, as a fraction: the two sums of the block may differ by rounding.
     token = torch.searchsorted(within, (u - lower) / (upper - lower) * within[:, -1:], right=True)
     return (block * _BLOCK + token.clamp(max=_BLOCK - 1))[:, 0].clamp(max=p.shape[1] - 1)
+
+
+def _cumulative(x: Tensor) -> Tensor:
+    """Cumulative sums of rows; torch's own refuse to run on CUDA where deterministic algorithms are asked for."""
+    return _scan(x) if x.is_cuda and torch.are_deterministic_algorithms_enabled() else x.cumsum(dim=1)
+
+
+def _scan(x: Tensor) -> Tensor:
+    """Cumulative sums of rows (n, m) in ceil(log2 m) additions of the row to itself, shifted by 1, 2, 4, ..."""
+    shift = 1
+    while shift < x.shape[1]:
+        x = torch.cat([x[:, :shift], x[:, shift:] + x[:, :-shift]], dim=1)
+        shift *= 2
+    return x
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -32,6 +32,7 @@ def sample(
     prompts: list[list[int]],
     settings: SamplingSettings,
     generator: torch.Generator | None = None,
+    noise_BT: Tensor | None = None,
 ) -> Samples:
     """Sample one completion for every row of ``prompts`` (equal prompts are prefilled once).
 
@@ -39,7 +40,8 @@ def sample(
         model: a causal language model whose forward takes ``past_key_values`` and ``logits_to_keep``.
         prompts: N lists of token ids.
         settings: see :class:`SamplingSettings`.
-        generator: random state; ``None`` is torch's global one.
+        generator: random state; ``None`` is torch's global one. Which of its numbers a row gets depends on the others.
+        noise_BT: (N, max_new_tokens) numbers in [0, 1) to draw by instead, each row's own.
 
     Raises:
         UserError: a model that the sampler does not serve (:func:`covgrpo.rollouts.why_not_sampled`).
@@ -58,7 +60,8 @@ def sample(
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     samples = _Recorder(len(prompts))
     for position in range(settings.max_new_tokens):
-        drawn = draw(decoding.logits, decoding.ids, generator)
+        u = None if noise_BT is None else noise_BT[decoding.rows, position, None]
+        drawn = draw(decoding.logits, decoding.ids, generator, u)
         samples.record(decoding.rows[running], *(values[running] for values in drawn))
         tokens = drawn[0]
         running = running & ~torch.isin(tokens, eos)

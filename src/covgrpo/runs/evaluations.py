@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from covgrpo.processes import from_first
 from covgrpo.runs.record.folder import RunFolder
 
 # (model, sampled completions a problem) -> one record for each temperature
@@ -15,11 +16,11 @@ Measure = Callable[[Any, int], list[dict[str, Any]]]
 
 @dataclass
 class PeriodicEvaluation(TrainerCallback):
-    """Evaluates on the first process; draws nothing from the generators that training uses.
+    """Evaluates on all processes at once; draws nothing from the generators that training uses.
 
     Args:
         run: where to write; ``None`` on processes that are not the first.
-        measure: evaluates a model.
+        measure: evaluates a model, this process's share of it; gives the results of all.
         every: steps between evaluations.
         steps: of the whole run; the last is evaluated whatever ``every`` says.
         samples: completions a problem and temperature after the last step.
@@ -40,7 +41,7 @@ class PeriodicEvaluation(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Evaluate the model that training starts from; a resumed run has that already."""
-        if state.global_step == 0 and self.run is not None and not self.run.read_evaluations():
+        if state.global_step == 0 and from_first(self.run is not None and not self.run.read_evaluations()):
             self._evaluate(0, model, self.samples_between)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -51,13 +52,12 @@ class PeriodicEvaluation(TrainerCallback):
             self._evaluate(state.global_step, model, self.samples_between)
 
     def _evaluate(self, step: int, model: Any, samples: int) -> None:
-        if self.run is None:
-            return
         since = time.perf_counter()
         record = {"step": step, **_counted(self.measure(model, samples))}
         if self.measure_other is not None:
             record["other"] = _counted(self.measure_other(model, samples))
-        self.run.append_evaluation(record)
+        if self.run is not None:
+            self.run.append_evaluation(record)
         self.leave_out(time.perf_counter() - since)
 
 

@@ -43,7 +43,8 @@ def load_other(options: TrainOptions) -> OtherProblems | None:
 class HeldOut:
     """A run's held-out problems and how they are asked.
 
-    ``vote``: what of an answer counts in a majority vote.
+    ``vote``: what of an answer counts in a majority vote. ``process`` of ``processes`` measures its share of the
+    problems, and gets the results of all.
     """
 
     options: TrainOptions
@@ -53,12 +54,13 @@ class HeldOut:
     tokenizer: Any
     pool: Any
     vote: Callable[[str], str] = str
+    process: int = 0
+    processes: int = 1
 
-    @classmethod
-    def of_other(cls, other: OtherProblems, prompt_format: PromptFormat, tokenizer: Any, pool: Any) -> "HeldOut":
+    def of_other(self, other: OtherProblems, pool: Any) -> "HeldOut":
         """Those of the other task, asked in the run's format; ``pool`` is of that task's verifier."""
-        vote = vote_of(other.task)
-        return cls(other.options, other.problems, other.examples, prompt_format, tokenizer, pool, vote)
+        its = {"options": other.options, "problems": other.problems, "examples": other.examples, "pool": pool}
+        return dataclasses.replace(self, **its, vote=vote_of(other.task))
 
     def evaluate(self, model: Any, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Greedy and sampled accuracy with intervals."""
@@ -84,6 +86,8 @@ class HeldOut:
             seed=self.options.seed,
             batch_size=self.options.eval_batch_size,
             bf16=self.options.bf16,
+            process=self.process,
+            processes=self.processes,
         )
         return {
             "tokenizer": self.tokenizer,

@@ -12,6 +12,7 @@ from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.suggest import check_choice, did_you_mean
+from covgrpo.verify.machine import default_workers
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL's
 _MAX_TOKENS_A_MICRO_BATCH = 16_384
@@ -45,7 +46,12 @@ class TrainOptions:
     verifier_timeout: float = option(
         5.0, "Seconds after which a verifier is stopped and the completion gets 0.", "task"
     )
-    verifier_workers: int = option(1, "Verifier processes.", "task")
+    verifier_workers: int | None = option(
+        None, "Verifier processes of a training process; default: one a core that it has for itself, at most 8.", "task"
+    )
+    verifier_memory: float = option(
+        2.0, "GiB of address space of a verifier process, of which libraries reserve more than they use.", "task"
+    )
 
     model: str = option("smollm2-135m", "Built-in name, local folder or hub id (see `covgrpo models`).", "model")
     dtype: str = option("float32", "Dtype of the weights: float32, bfloat16, float16 or auto.", "model")
@@ -154,7 +160,8 @@ class TrainOptions:
                 raise UserError(f"{name} is {value}; it must be at least {bound}.")
         if self.seed >= 2**32:
             raise UserError(f"seed is {self.seed}; it must be below 2**32.")
-        for name in ("temperature", "loss_temperature", "learning_rate", "max_grad_norm", "verifier_timeout"):
+        positive = ("temperature", "loss_temperature", "learning_rate", "max_grad_norm")
+        for name in (*positive, "verifier_timeout", "verifier_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} is {value}; it must be above 0.")
@@ -166,10 +173,15 @@ class TrainOptions:
         if not 0 <= self.adam_beta2 < 1:
             raise UserError(f"adam_beta2 is {self.adam_beta2}; it must be at least 0 and below 1.")
 
+    def verifier_limits(self) -> dict[str, Any]:
+        """How many processes verify, and what each may take: arguments of :class:`covgrpo.verify.VerifierPool`."""
+        workers = default_workers() if self.verifier_workers is None else self.verifier_workers
+        return {"num_workers": workers, "timeout_s": self.verifier_timeout, "memory_gib": self.verifier_memory}
+
     def run_folder(self) -> str:
         """Return the run folder: as given, or by task, method and seed."""
         if self.output:
-            return self.output
+            return str(Path(self.output).expanduser())
         task = self.task.split("?")[0].replace(":", "-").replace("/", "-").strip("-.")
         method = self.weighting.split(":")[-1] if self.weighting else self.method
         return str(Path("runs") / f"{task}-{method}-s{self.seed}")

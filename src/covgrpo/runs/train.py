@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.processes import from_first
 from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
 from covgrpo.runs.libraries import quiet_libraries
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.plan import Plan, plan_training
+from covgrpo.runs.record.checkpoint import has_weights
 from covgrpo.runs.record.folder import RESUME_IGNORES, RunFolder
+from covgrpo.runs.sharded import check_evaluations, save_whole, whole
 from covgrpo.runs.trainer_config import trainer_config
 from covgrpo.suggest import check_choice
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
@@ -24,6 +27,7 @@ from covgrpo.tasks.base import vote_of
 _MAY_CHANGE = RESUME_IGNORES | {
     *("options.resume", "options.output", "options.report_to", "options.threads", "options.steps", "trainer"),
     *("options.samples_per_step", "options.tokens_per_step", "options.entropy_probe_steps", "options.eval_batch_size"),
+    *("options.verifier_workers", "options.verifier_memory"),
 }
 
 _FULL_BYTES = 1 << 20  # free space of a disk that counts as full
@@ -78,15 +82,14 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
 
     resolve_model(options.model)
     args = trainer_config(options)
-    main = PartialState().is_main_process
+    check_evaluations(options, args)
     config = {"command": "train", "options": dataclasses.asdict(options), "trainer": _plain_config(args)}
     config["task"], config["examples"] = data.task.spec, [problem.id for problem in data.examples]
-    run = RunFolder.create(options.run_folder(), config, resume=options.resume, ignore=_MAY_CHANGE) if main else None
-    checkpoint = RunFolder(Path(options.run_folder())).latest_checkpoint() if options.resume else None
-    if run is not None:
-        _begin(run, checkpoint, watcher, options)
+    run, checkpoint = _open(options, config, watcher, PartialState().is_main_process)
     # A run whose last checkpoint is its end has nothing left to train.
-    name = str(checkpoint) if checkpoint and _step_of(checkpoint) >= options.steps else options.model
+    name = options.model
+    if checkpoint and _step_of(checkpoint) >= options.steps:
+        name = str(checkpoint if has_weights(checkpoint) else RunFolder(checkpoint.parent).model)
     try:
         model, tokenizer = load_model(name, options.dtype, options.trust_remote_code)
         data = _without_long_prompts(data, tokenizer, options.max_prompt_length, watcher)
@@ -180,10 +183,29 @@ def _step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.split("-")[1]) if checkpoint else 0
 
 
-def _begin(run: RunFolder, checkpoint: Path | None, watcher: Watcher, options: TrainOptions) -> None:
-    if options.resume:
-        run.truncate_after(_step_of(checkpoint))
-        watcher.message(f"resuming {run.path} from step {_step_of(checkpoint)}")
+def _open(
+    options: TrainOptions, config: dict[str, Any], watcher: Watcher, first: bool
+) -> tuple[RunFolder | None, Path | None]:
+    """The run's folder, on the first process, and the checkpoint to go on from, the same on all.
+
+    Raises:
+        UserError: the first process cannot use the folder; on all of them, as none could go on without it.
+    """
+    run = checkpoint = error = None
+    if first:
+        try:
+            folder = RunFolder(Path(options.run_folder()))
+            checkpoint = folder.checkpoint_to_resume() if options.resume else None
+            run = RunFolder.create(folder.path, config, resume=options.resume, ignore=_MAY_CHANGE)
+            if options.resume:
+                run.truncate_after(_step_of(checkpoint))
+                watcher.message(f"resuming {run.path} from step {_step_of(checkpoint)}")
+        except UserError as found:
+            error = str(found)
+    checkpoint, error = from_first((checkpoint, error))
+    if error is not None:
+        raise UserError(error)
+    return run, checkpoint
 
 
 def _load_data(options: TrainOptions) -> _Data:
@@ -217,15 +239,17 @@ class _Session:
         result = TrainResult(Path(options.run_folder()), 0)
         with ExitStack() as stack:
             data = self.data
-            limits: dict[str, Any] = {"num_workers": options.verifier_workers, "timeout_s": options.verifier_timeout}
+            limits = options.verifier_limits()
             pool = stack.enter_context(VerifierPool(data.task.verifier, **limits))
-            vote = vote_of(data.task)
-            held_out = HeldOut(options, data.held_out, data.examples, data.prompt_format, tokenizer, pool, vote)
+            share = (self.args.process_index, self.args.world_size)
+            held_out = HeldOut(
+                options, data.held_out, data.examples, data.prompt_format, tokenizer, pool, vote_of(data.task), *share
+            )
             other = None
             if data.other is not None:
                 verifier = data.other.task.verifier
                 its = pool if verifier == pool.verifier else stack.enter_context(VerifierPool(verifier, **limits))
-                other = HeldOut.of_other(data.other, data.prompt_format, tokenizer, its)
+                other = held_out.of_other(data.other, its)
             result.before = self._evaluate("before", model, held_out)
             recorder = RunRecorder(
                 self.run, stop, options.samples_per_step, self.watcher.step, options.tokens_per_step,
@@ -242,9 +266,10 @@ class _Session:
                 result.step, result.stopped_by = trainer.state.global_step, stop.signal
             if result.step >= options.steps:
                 with _errors_named(result.folder):
-                    trainer.save_model(str(result.folder / "model"))
+                    save_whole(trainer, result.folder / "model")
                 result.stopped_by = None
-                result.after = self._evaluate("after", trainer.accelerator.unwrap_model(trainer.model), held_out)
+                with whole(trainer.accelerator, trainer.model) as trained:
+                    result.after = self._evaluate("after", trained, held_out)
         if self.run is not None:
             result.metrics = self.run.read_metrics()
         return result
@@ -304,25 +329,30 @@ class _Session:
         return Dataset.from_list(rows * -(-self.options.prompts_per_step // len(rows)))
 
     def _evaluate(self, when: str, model: Any, held_out: HeldOut) -> dict[str, Any] | None:
-        """Evaluate on the main process and keep the result in ``eval.json``; a resumed run keeps its own 'before'."""
-        if self.run is None or not self.options.evaluate:
+        """Evaluate on all processes and keep the result in ``eval.json``; a resumed run keeps its own 'before'."""
+        if not self.options.evaluate:
             return None
-        path = self.run.path / "eval.json"
-        kept = json.loads(path.read_text()) if path.exists() else {}
+        path = None if self.run is None else self.run.path / "eval.json"
+        kept = from_first(json.loads(path.read_text()) if path is not None and path.exists() else {})
         if when == "before" and "before" in kept:
             return dict(kept["before"])
         if when == "before":
             # Where the trainer will put it: before and after are measured on one device, in one precision.
             model = model.to(self.args.device)
         found = held_out.evaluate(model, lambda done, total: self.watcher.evaluating(when, done, total))
-        self.run.write_json("eval.json", {**kept, when: found})
+        if self.run is not None:
+            self.run.write_json("eval.json", {**kept, when: found})
         return found
 
     def _periodic(self, trainer: Any, recorder: Any, held_out: HeldOut, other: HeldOut | None) -> Any:
         from covgrpo.runs.evaluations import Measure, PeriodicEvaluation
 
         def measure(problems: HeldOut) -> Measure:
-            return lambda model, samples: problems.at_temperatures(trainer.accelerator.unwrap_model(model), samples)
+            def at_temperatures(model: Any, samples: int) -> list[dict[str, Any]]:
+                with whole(trainer.accelerator, model) as policy:
+                    return problems.at_temperatures(policy, samples)
+
+            return at_temperatures
 
         return PeriodicEvaluation(
             self.run,

@@ -1,6 +1,7 @@
 """The trainer's configuration from a run's options."""
 
 import typing
+from datetime import timedelta
 from typing import Any
 
 from covgrpo.errors import UserError
@@ -33,14 +34,13 @@ def trainer_config(options: TrainOptions) -> Any:
     Raises:
         UserError: an option that does not fit the others, TRL or the method; one sentence.
     """
-    from accelerate import PartialState
     from transformers import SchedulerType
 
     from covgrpo.trl import CovGRPOConfig
 
     check_choice("lr_scheduler_type", options.lr_scheduler_type, [kind.value for kind in SchedulerType])
-    state = PartialState(cpu=_on_cpu())
-    size, micro_batches = options.per_device_batch(state.num_processes)
+    given = _given_to_trl(options.trl, typing.get_type_hints(CovGRPOConfig))
+    size, micro_batches = options.per_device_batch(_state(given).num_processes)
     settings: dict[str, Any] = {
         "output_dir": options.run_folder(),
         "seed": options.seed,
@@ -58,13 +58,23 @@ def trainer_config(options: TrainOptions) -> Any:
     }
     settings.update({name: getattr(options, name) for name in _PASSED_ON})
     settings.update(_method_settings(options))
-    settings.update(_given_to_trl(options.trl, typing.get_type_hints(CovGRPOConfig)))
+    settings.update(given)
     if options.loss_temperature not in (None, options.temperature):
         settings.update(_two_temperatures(options, settings.get("generation_kwargs") or {}))
     try:
         return CovGRPOConfig(**settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _state(given: dict[str, Any]) -> Any:
+    """Accelerate's state. The process group is made here, and keeps the timeout that it is made with."""
+    from accelerate import PartialState
+
+    from covgrpo.trl import CovGRPOConfig
+
+    timeout_s = given.get("ddp_timeout", CovGRPOConfig.__dataclass_fields__["ddp_timeout"].default)
+    return PartialState(cpu=_on_cpu(), timeout=timedelta(seconds=timeout_s))
 
 
 def _given_to_trl(given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:

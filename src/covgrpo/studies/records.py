@@ -25,7 +25,7 @@ _FIELDS = ("version", "study", "regime", "method", "seed", "options", "environme
 # Options that change where and how a run goes, not what it computes.
 _NEUTRAL = {
     *("output", "resume", "report_to", "save_steps", "samples_per_step", "tokens_per_step", "verifier_workers"),
-    *("verifier_timeout", "evaluate"),
+    *("verifier_timeout", "verifier_memory", "evaluate"),
 }
 
 

@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.utils import RepeatSampler
 
+from covgrpo.errors import UserError
 from covgrpo.files import replacing
+from covgrpo.processes import from_first, gathered
 from covgrpo.trl.rollout import Rollout
 
-_STATE = "covgrpo_state.json"
+logger = get_logger(__name__)
+
+_STATE, _THEIR_STATE = "covgrpo_state.json", "trainer_state.json"
 
 
 class EpochSampler(RepeatSampler):
@@ -59,20 +65,74 @@ def save_state(trainer: Any, folder: Path) -> None:
     """Write what a resumed run needs into a checkpoint, on every process, before transformers completes it.
 
     Whatever is missing when the run is stopped in between, transformers' own state is: the checkpoint does not count.
+    Nor does one that an earlier try left, of which transformers writes one file after the other anew.
     """
     generate_every = trainer.args.steps_per_generation * trainer.num_iterations
     pending = trainer._buffered_inputs if trainer._step % generate_every else None
     folder.mkdir(parents=True, exist_ok=True)
+    if trainer.args.should_save:
+        (folder / _THEIR_STATE).unlink(missing_ok=True)
+    trainer.accelerator.wait_for_everyone()
     if pending is not None:
         save_file(_flat(pending), folder / _rollouts_file(trainer))
     if trainer.args.should_save:
         others = [_others(micro) for micro in pending] if pending is not None else None
-        state = {"micro_batches_done": trainer._step, "pending": others}
+        processes = trainer.accelerator.num_processes
+        state = {"micro_batches_done": trainer._step, "pending": others, "processes": processes}
         if trainer.entropy_hold is not None:
             state["entropy_hold"] = trainer.entropy_hold.state_dict()
         with replacing(folder / _STATE) as file:
             json.dump(state, file)
     trainer.accelerator.wait_for_everyone()
+
+
+def checkpoint_for_all(trainer: Any, checkpoint: str | Path | bool | None) -> str | bool | None:
+    """The checkpoint to go on from, the first process's on all of them: TRL's ``resume_from_checkpoint``.
+
+    Raises:
+        UserError: a process lacks its part; the same sentence on every process, as all would wait for the one that
+            cannot go on.
+
+    """
+    if checkpoint is True:
+        folder = Path(trainer.args.output_dir)
+        checkpoint = (get_last_checkpoint(folder) if folder.is_dir() else None) or True
+    checkpoint = from_first(checkpoint)
+    if checkpoint is None or isinstance(checkpoint, bool):
+        return checkpoint
+    checkpoint = str(checkpoint)
+    state = from_first(_read_state(Path(checkpoint)))
+    if state is None:  # not of this trainer
+        return checkpoint
+    by_rank = gathered(_lacking(trainer, Path(checkpoint), state))
+    if any(by_rank):
+        rank, names = next((rank, names) for rank, names in enumerate(by_rank) if names)
+        raise UserError(
+            f"cannot go on from {checkpoint}: process {rank} does not find {', '.join(names)} there; every process "
+            "needs the whole checkpoint (a shared disk, or a copy), and the run as many processes as before."
+        )
+    return checkpoint
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any] | None:
+    path = checkpoint / _STATE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _lacking(trainer: Any, checkpoint: Path, state: dict[str, Any]) -> list[str]:
+    """The files of a checkpoint that this process needs and does not find."""
+    index, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    needed = [_STATE, _THEIR_STATE]
+    if state["pending"] is not None:
+        needed.append(_rollouts_file(trainer))
+    if state.get("processes", processes) != processes:
+        logger.warning(
+            f"{checkpoint} was written by {state['processes']} processes and goes on with {processes}: from the same "
+            "weights and optimizer, by other random numbers."
+        )
+    elif processes > 1 and not trainer.args.save_only_model:
+        needed.append(f"rng_state_{index}.pth")
+    return [name for name in needed if not (checkpoint / name).is_file()]
 
 
 def load_state(trainer: Any, checkpoint: str | None) -> None:
@@ -82,16 +142,18 @@ def load_state(trainer: Any, checkpoint: str | None) -> None:
         ValueError: the rollouts that it needs are not of this version.
 
     """
-    if checkpoint is None or not (Path(checkpoint) / _STATE).is_file():
+    state = None if checkpoint is None else _read_state(Path(checkpoint))
+    if checkpoint is None or state is None:
         return
-    state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
     trainer._step = state["micro_batches_done"]
     if trainer.entropy_hold is not None and "entropy_hold" in state:
         trainer.entropy_hold.load_state_dict(state["entropy_hold"])
         trainer.weigher.weighting = trainer.entropy_hold.weighting
     if state["pending"] is not None:
         path = Path(checkpoint) / _rollouts_file(trainer)
-        tensors = load_file(path, device=str(trainer.accelerator.device))
+        # By way of the CPU: safetensors does not know cpu:0, the device of the first of several processes.
+        device = trainer.accelerator.device
+        tensors = {name: value.to(device) for name, value in load_file(path).items()}
         pending = [{**_unflat(tensors, index), **others} for index, others in enumerate(state["pending"])]
         if any(Rollout.read(micro) is None for micro in pending):
             raise ValueError(

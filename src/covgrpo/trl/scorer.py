@@ -11,13 +11,14 @@ from accelerate.logging import get_logger
 from torch import Tensor, nn
 
 from covgrpo.forward import NotShareableError, SharedPrompts, sharing_prompts, why_not_shareable
+from covgrpo.hardware import float32_is_exact
 from covgrpo.rollouts.gate import causal_lm
 from covgrpo.trl.fused_head import bind_fused_head, tiled_vocabulary_head
 
 logger = get_logger(__name__)
 
 # Largest mean |difference| of log-probs between the shared path and TRL's, on first use, in nats a token. A wrong
-# mask or position shows as 0.1 and more; rounding of weights in bf16 as 0.01 to 0.05.
+# mask or position shows as 0.1 and more; rounding of weights in bf16 as 0.01 to 0.05, of TF32's products as less.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 _TOLERANCE_LOW_PRECISION = 0.1
 _TOKENS_TO_CHECK = 64
@@ -199,5 +200,11 @@ class Scorer:
         except (NotShareableError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
             return f"the shared path failed ({error})"
         difference = (scores[0] - scores[1]).abs().mean().item()
-        tolerance = _TOLERANCE.get(next(model.parameters()).dtype, _TOLERANCE_LOW_PRECISION)
+        tolerance = _tolerance(next(model.parameters()))
         return None if difference <= tolerance else f"its log-probs differ by {difference:.3g} nats a token"
+
+
+def _tolerance(weight: Tensor) -> float:
+    if weight.dtype == torch.float32 and not float32_is_exact(weight.device):
+        return _TOLERANCE_LOW_PRECISION
+    return _TOLERANCE.get(weight.dtype, _TOLERANCE_LOW_PRECISION)

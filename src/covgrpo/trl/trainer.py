@@ -22,7 +22,7 @@ from covgrpo.trl.entropy_hold import TrainerEntropyHold
 from covgrpo.trl.entropy_probe import EntropyProbe
 from covgrpo.trl.gathering import row_places
 from covgrpo.trl.micro_batch import MicroBatch
-from covgrpo.trl.resume import EpochOrder, EpochSampler, load_state, save_state
+from covgrpo.trl.resume import EpochOrder, EpochSampler, checkpoint_for_all, load_state, save_state
 from covgrpo.trl.rollout import Rollout, scoring_inputs
 from covgrpo.trl.sampler import sampler_of
 from covgrpo.trl.scorer import Scorer, Scores
@@ -236,6 +236,10 @@ class CovGRPOTrainer(GRPOTrainer):
         if self.model.training:
             self.step_log.put_entropy()
         super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as TRL, from a checkpoint that every process has."""
+        return super().train(checkpoint_for_all(self, resume_from_checkpoint), *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         save_state(self, Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")

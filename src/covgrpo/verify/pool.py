@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from covgrpo.errors import UserError
+from covgrpo.verify.machine import DEFAULT_MEMORY_GIB, GIB
 from covgrpo.verify.worker_process import WorkerDiedError, WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class VerifierPool:
 
     For each item: a worker that gives no verdict within ``timeout_s`` seconds (wall clock) is killed and replaced, and
     the item scores 0 with failure "timeout". An exception, or a score that is no number in [0, 1], is an "error", a
-    MemoryError under ``memory_bytes`` of address space "memory", a dead process "crash". An answer longer than
+    MemoryError under ``memory_gib`` GiB of address space "memory", a dead process "crash". An answer longer than
     ``MAX_ANSWER_CHARS`` characters is an "error" without asking the verifier. Verdicts do not depend on
     ``num_workers``. Workers start at the first :meth:`score`, import what the parent could import (its ``sys.path``),
     and live until :meth:`close`, garbage collection or the end of the process, however that ends.
@@ -78,7 +79,7 @@ class VerifierPool:
         verifier: str,
         num_workers: int = 1,
         timeout_s: float = 5.0,
-        memory_bytes: int = 2 * 1024**3,
+        memory_gib: float = DEFAULT_MEMORY_GIB,
     ):
         module, colon, function = verifier.partition(":")
         if not (module and colon and function):
@@ -86,14 +87,14 @@ class VerifierPool:
         for name, value in (
             ("num_workers", num_workers),
             ("timeout_s", timeout_s),
-            ("memory_bytes", memory_bytes),
+            ("memory_gib", memory_gib),
         ):
             if not value > 0:
                 raise UserError(f"{name} must be positive, not {value}.")
         self.verifier = verifier
         self.num_workers = num_workers
         self.timeout_s = timeout_s
-        self.memory_bytes = memory_bytes
+        self.memory_gib = memory_gib
         self.failures: Counter[str] = Counter()
         self._workers: list[WorkerProcess] = []
         self._start_failures = 0
@@ -169,7 +170,8 @@ class VerifierPool:
             num_busy = sum(worker.item is not None for worker in self._workers)
             while len(self._workers) < min(self.num_workers, num_busy + len(queue)):
                 cpu_s = int(4 * self.timeout_s) + 10  # a backstop, see worker._renew_cpu_limit
-                self._workers.append(WorkerProcess(self.verifier, self.memory_bytes, cpu_s, _START_TIMEOUT_S))
+                memory_bytes = int(self.memory_gib * GIB)
+                self._workers.append(WorkerProcess(self.verifier, memory_bytes, cpu_s, _START_TIMEOUT_S))
             for worker in [w for w in self._workers if w.ready and w.item is None]:
                 if queue:
                     item = queue.popleft()
@@ -226,8 +228,7 @@ class VerifierPool:
     def _greet(self, worker: WorkerProcess, reply: dict[str, Any]) -> None:
         if not reply.get("ready"):
             raise UserError(
-                f"Verifier {self.verifier!r} could not be imported under {self.memory_bytes} bytes of memory: "
-                f"{reply.get('error')}."
+                f"Verifier {self.verifier!r} could not be imported under {self._limit()}: {reply.get('error')}."
             )
         worker.ready, worker.deadline = True, None
         self._has_started, self._start_failures = True, 0
@@ -254,9 +255,12 @@ class VerifierPool:
         self._start_failures += 1
         if not self._has_started or self._start_failures >= _MAX_START_FAILURES:
             raise UserError(
-                f"A worker of verifier {self.verifier!r} {what}; to see why, run "
-                f"`python -m covgrpo.verify.worker {self.verifier}`."
+                f"A worker of verifier {self.verifier!r} {what} under {self._limit()}; to see why, run "
+                f"`python -m covgrpo.verify.worker --memory-bytes {int(self.memory_gib * GIB)} {self.verifier}`."
             )
+
+    def _limit(self) -> str:
+        return f"{self.memory_gib:g} GiB of address space (verifier_memory)"
 
     def _retire(self, worker: WorkerProcess) -> int:
         with contextlib.suppress(ValueError):

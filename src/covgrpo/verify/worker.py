@@ -19,7 +19,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TextIO
 
-DEFAULT_MEMORY_BYTES = 2 * 1024**3
+from covgrpo.verify.machine import DEFAULT_MEMORY_GIB, GIB
+
 _PARENT_POLL_S = 1.0
 _MAX_DETAIL_CHARS = 300
 
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until stdin closes."""
     parser = argparse.ArgumentParser(prog="covgrpo.verify.worker", description=__doc__)
     parser.add_argument("verifier", metavar="MODULE:FUNCTION")
-    parser.add_argument("--memory-bytes", type=int, default=DEFAULT_MEMORY_BYTES)
+    parser.add_argument("--memory-bytes", type=int, default=int(DEFAULT_MEMORY_GIB * GIB))
     parser.add_argument("--cpu-s", type=int, default=30, help="CPU seconds an item may take")
     parser.add_argument("--parent-pid", type=int, default=os.getppid())
     args = parser.parse_args(argv)

@@ -20,6 +20,7 @@ from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.files import read_json_lines, replacing
+from covgrpo.runs.record.checkpoint import is_complete, is_complete_of_first, lacking_of_others
 
 _ABSENT = "(absent)"
 _PROBE_BYTES = 1 << 20
@@ -171,17 +172,27 @@ class RunFolder:
                 self._rewrite(path, lambda record: (record.get("step") or 0) <= step)
 
     def checkpoints(self) -> list[Path]:
-        """The complete checkpoints, by step: folders ``checkpoint-N`` with trainer_state.json and whole weights."""
-        found = []
-        for folder in self.path.glob("checkpoint-*"):
-            match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-            if match and _is_complete(folder):
-                found.append((int(match[1]), folder))
-        return [folder for _, folder in sorted(found)]
+        """The complete checkpoints, by step: folders ``checkpoint-N`` with all parts, and these whole."""
+        return [folder for folder in self._checkpoint_folders() if is_complete(folder)]
 
     def latest_checkpoint(self) -> Path | None:
         """The complete checkpoint of the highest step, or None."""
         return next(reversed(self.checkpoints()), None)
+
+    def checkpoint_to_resume(self) -> Path | None:
+        """As ``latest_checkpoint``; None where none was finished, so that nothing is lost by starting anew.
+
+        Raises:
+            UserError: there are checkpoints, and each lacks what other processes wrote, elsewhere as it seems.
+        """
+        latest = self.latest_checkpoint()
+        parts = [folder for folder in self._checkpoint_folders() if latest is None and is_complete_of_first(folder)]
+        if parts:
+            raise UserError(
+                f"{parts[-1]} lacks {', '.join(lacking_of_others(parts[-1]))} of other processes, and no checkpoint of "
+                "the run is complete; copy there what they wrote on their machines, or remove it to start anew."
+            )
+        return latest
 
     def discard(self) -> None:
         """Takes back a run that ended before its first step, so that the next try finds the path free."""
@@ -191,6 +202,10 @@ class RunFolder:
             for path in (self.config, self.environment, self.path / "eval.json"):
                 path.unlink(missing_ok=True)
             self.path.rmdir()
+
+    def _checkpoint_folders(self) -> list[Path]:
+        matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in self.path.glob("checkpoint-*"))
+        return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
 
     def _record_files(self) -> tuple[Path, ...]:
         return self.metrics, self.samples, self.tokens, self.histograms, self.evaluations
@@ -328,28 +343,3 @@ def _named_errors(folder: Path) -> Iterator[None]:
         where = error.filename if isinstance(error.filename, str) else folder
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"cannot use the run folder {folder} ({where}: {reason}); choose another --output") from error
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        else:
-            names = {p.name for p in folder.glob("*.safetensors")} & {"model.safetensors", "adapter_model.safetensors"}
-        return bool(names) and all(_is_whole_safetensors(folder / name) for name in names)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _is_whole_safetensors(path: Path) -> bool:
-    """Whether the file is as long as its header says: 8 bytes of header length, the header (JSON), the tensors."""
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size
-        if header_bytes > size:
-            return False
-        header = json.loads(file.read(header_bytes))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return size == 8 + header_bytes + max(ends, default=0)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from covgrpo.metrics import StepTokens, most_damped
@@ -20,25 +21,42 @@ StepListener = Callable[[dict[str, Any]], None]
 
 @dataclass
 class StopRequest:
-    """Which signal asked the run to stop, if any. The first one lets the step finish; a second one ends it."""
+    """Which signal stops the run, if any. The first one lets the step finish; a second one ends the process.
 
-    signal: int | None = None
+    A signal may reach one process only, or several in different steps. All must leave the loop after the same step, as
+    the next one begins with a collective, so they :meth:`agree` at the end of each.
+    """
+
+    signal: int | None = None  # the run's; the same on every process
     announce: Callable[[str], None] = print
+    _received: int | None = None  # this process's
+    _is_listening: bool = False
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Handle SIGINT and SIGTERM inside the block."""
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._is_listening = True
         try:
             yield self
         finally:
+            self._is_listening = False
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def agree(self, accelerator: Any) -> bool:
+        """Whether the run is to stop, on every process alike; a collective of one number where there are several."""
+        if self.signal is None and self._is_listening:
+            number = self._received or 0
+            if accelerator.num_processes > 1:
+                number = int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+            self.signal = number or None
+        return self.signal is not None
+
     def _on_signal(self, number: int, _frame: Any) -> None:
-        if self.signal is not None:
+        if self._received is not None:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        self.signal = number
+        self._received = number
         self.announce("stopping after this step with a checkpoint; once more to stop at once without one")
 
 
@@ -105,12 +123,13 @@ class RunRecorder(TrainerCallback):
         self._record_samples(state.global_step)
         self._record_tokens(state.global_step)
         self.on_step(record)
-        # transformers saves after this, so that a signal since the step's end is still in time
-        self.on_step_end(args, state, control)
+        # transformers saves after this, so that a signal since the step's end is still in time, if it is one process's
+        if self.trainer.accelerator.num_processes == 1:
+            self.on_step_end(args, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop with a checkpoint if a signal came."""
-        if self.stop.signal is not None:
+        """Stop with a checkpoint if a signal came, to whichever process."""
+        if self.stop.agree(self.trainer.accelerator):
             control.should_save = True
             control.should_training_stop = True
 
