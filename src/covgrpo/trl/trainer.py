@@ -4,7 +4,6 @@ The methods stand in the order in which a step goes through them: prompts -> rol
 weights -> loss -> metrics. Each overrides a seam of TRL's and calls the part that does the work.
 """
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from covgrpo.core import Weighting
 from covgrpo.metrics import StepTokens
 from covgrpo.trl.choice import check_engine, choose_weighting
+from covgrpo.trl.citation import PAPER
 from covgrpo.trl.config import CovGRPOConfig
 from covgrpo.trl.entropy_hold import TrainerEntropyHold
 from covgrpo.trl.entropy_probe import EntropyProbe
@@ -56,17 +56,7 @@ class CovGRPOTrainer(GRPOTrainer):
 
     _tag_names = ["trl", "grpo", "covgrpo"]  # noqa: RUF012 (TRL's attribute)
     _name = "Covariance-aware GRPO"
-    _paper = {  # noqa: RUF012
-        "title": "Taming Extreme Tokens: Covariance-Aware GRPO with Gaussian-Kernel Advantage Reweighting",
-        "id": "2605.11538",
-        "citation": textwrap.dedent("""\
-            @inproceedings{covgrpo2026,
-                title     = {{Taming Extreme Tokens: Covariance-Aware GRPO with Gaussian-Kernel Advantage Reweighting}},
-                booktitle = {Proceedings of the Annual Meeting of the Association for Computational Linguistics},
-                year      = 2026,
-                eprint    = {arXiv:2605.11538},
-            }"""),
-    }
+    _paper = PAPER
 
     _micro: MicroBatch | None = None  # the micro-batch under the loss
     _step: int  # TRL's count of micro-batches
