@@ -112,7 +112,7 @@ def _evaluate(model_name: str, options: TrainOptions, args: argparse.Namespace) 
     from covgrpo.hardware import best_device
     from covgrpo.models import load_model
     from covgrpo.runs.libraries import quiet_libraries
-    from covgrpo.runs.train import check_prompts
+    from covgrpo.runs.prompts import check_prompts
     from covgrpo.tasks import PromptFormat, load_task
     from covgrpo.verify import VerifierPool
 

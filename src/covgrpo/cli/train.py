@@ -101,7 +101,10 @@ def _train(options: TrainOptions, args: argparse.Namespace) -> int:
 
 
 def _report(result: Any, options: TrainOptions, args: argparse.Namespace) -> list[str]:
-    lines = []
+    from covgrpo.report.idle import nothing_learnt
+
+    idle = nothing_learnt(result.metrics)
+    lines = [] if idle is None else [idle]
     if result.before and result.after:
         for name in ("greedy", "sampled"):
             before, after = result.before[name], result.after[name]

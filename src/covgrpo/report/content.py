@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from covgrpo.report.idle import nothing_learnt
 from covgrpo.report.reading import RunRecords
 from covgrpo.report.series import Curve, correlation, curve, last, number
 from covgrpo.report.tokens import completions, damped_tokens, histogram_frames
@@ -186,11 +187,13 @@ def _described(run: RunRecords, group: int) -> dict[str, Any]:
     options = run.options
     planned = options.get("steps")
     reached = run.metrics[-1]["step"] if run.metrics else 0
+    facts = {name: options[name] for name in ("task", "model", "method", "learning_rate") if name in options}
+    note = nothing_learnt(run.metrics)
     return {
         "label": run.label,
         "group": group,
         "seed": run.seed,
-        "facts": {name: options[name] for name in ("task", "model", "method", "learning_rate") if name in options},
+        "facts": facts if note is None else {**facts, "note": note},
         "steps": reached,
         "planned": planned if isinstance(planned, int) else None,
         "reward": last([run], "reward"),

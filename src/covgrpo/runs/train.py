@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
 from covgrpo.runs.libraries import quiet_libraries
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.plan import Plan, plan_training
+from covgrpo.runs.prompts import check_prompts, prompt_tokens
 from covgrpo.runs.record.checkpoint import has_weights
 from covgrpo.runs.record.folder import RESUME_IGNORES, RunFolder
 from covgrpo.runs.sharded import check_evaluations, save_whole, whole
@@ -123,44 +124,6 @@ def plan(options: TrainOptions, processes: int = 1, shards: str = "none") -> Pla
     return plan_training(options, trainer_config(options), processes, shards)
 
 
-def check_prompts(
-    model: Any,
-    tokenizer: Any,
-    prompt_format: PromptFormat,
-    problems: Sequence[Problem],
-    examples: Sequence[Problem],
-    max_completion_length: int,
-    where: str = "",
-) -> None:
-    """Check on the longest question, by characters, that the model takes the prompts; ``where`` begins an error.
-
-    Raises:
-        UserError: no chat template, one that refuses the messages, or a prompt too long for the model's context.
-    """
-    if not problems:
-        return
-    longest = max(problems, key=lambda problem: len(problem.question))
-    tokens = _prompt_tokens(tokenizer, prompt_format.messages(longest, examples))
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and tokens + max_completion_length > context:
-        raise UserError(
-            f"{where}the longest prompt has {tokens} tokens; with max_completion_length {max_completion_length} "
-            f"it does not fit the model's context of {context} tokens."
-        )
-
-
-def _prompt_tokens(tokenizer: Any, messages: list[dict[str, str]]) -> int:
-    from jinja2 import TemplateError
-
-    from covgrpo.evaluation.evaluate import encode_prompt
-
-    try:
-        return len(encode_prompt(tokenizer, messages))
-    except (ValueError, TemplateError) as error:
-        reason = str(error).split(". ", maxsplit=1)[0].rstrip(".")
-        raise UserError(f"the model's chat template does not take the prompt: {reason}.") from error
-
-
 def _without_long_prompts(data: _Data, tokenizer: Any, most: int | None, watcher: Watcher) -> _Data:
     """Leave out training problems whose prompt has more tokens than ``most``.
 
@@ -170,7 +133,7 @@ def _without_long_prompts(data: _Data, tokenizer: Any, most: int | None, watcher
     if most is None:
         return data
     prompts = (data.prompt_format.messages(problem, data.examples) for problem in data.train)
-    lengths = [_prompt_tokens(tokenizer, prompt) for prompt in prompts]
+    lengths = [prompt_tokens(tokenizer, prompt) for prompt in prompts]
     kept = [problem for problem, length in zip(data.train, lengths, strict=True) if length <= most]
     if not kept:
         raise UserError(f"max_prompt_length is {most}, and the shortest training prompt has {min(lengths)} tokens.")
@@ -231,6 +194,7 @@ class _Session:
     run: RunFolder | None
 
     def go(self, model: Any, tokenizer: Any, checkpoint: Path | None) -> TrainResult:
+        from covgrpo.report.idle import IdleWarning
         from covgrpo.runs.record.recorder import RunRecorder, StopRequest
         from covgrpo.verify import VerifierPool
 
@@ -251,8 +215,14 @@ class _Session:
                 its = pool if verifier == pool.verifier else stack.enter_context(VerifierPool(verifier, **limits))
                 other = held_out.of_other(data.other, its)
             result.before = self._evaluate("before", model, held_out)
+            warn_if_idle = IdleWarning(self.watcher.message)
+
+            def on_step(record: dict[str, Any]) -> None:
+                warn_if_idle(record)
+                self.watcher.step(record)
+
             recorder = RunRecorder(
-                self.run, stop, options.samples_per_step, self.watcher.step, options.tokens_per_step,
+                self.run, stop, options.samples_per_step, on_step, options.tokens_per_step,
                 self.watcher.completion,
             )  # fmt: skip
             trainer = self._trainer(model, tokenizer, pool, recorder)
