@@ -90,7 +90,8 @@ def test_output_is_plain_lines(addition: tuple[Path, str]) -> None:
     assert lines[4].startswith("accuracy, greedy (held-out, n=6) ")
     assert lines[5].startswith("accuracy, sampled (held-out, n=6) ")
     assert lines[6].startswith("entropy of the policy, nats a token ")
-    assert lines[7:] == [
+    assert lines[7].startswith("nothing was learnt in 3 steps: no two completions of a prompt earned different rewards")
+    assert lines[8:] == [
         f"run folder: {run.name} (model, metrics.jsonl, samples.jsonl, config.json)",
         f"next: covgrpo report {run.name}   or load {run.name}/model with transformers",
     ]

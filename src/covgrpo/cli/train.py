@@ -103,8 +103,7 @@ def _train(options: TrainOptions, args: argparse.Namespace) -> int:
 def _report(result: Any, options: TrainOptions, args: argparse.Namespace) -> list[str]:
     from covgrpo.report.idle import nothing_learnt
 
-    idle = nothing_learnt(result.metrics)
-    lines = [] if idle is None else [idle]
+    lines = []
     if result.before and result.after:
         for name in ("greedy", "sampled"):
             before, after = result.before[name], result.after[name]
@@ -112,6 +111,8 @@ def _report(result: Any, options: TrainOptions, args: argparse.Namespace) -> lis
             lines.append(f"{label:<40} {_interval(before)} -> {_interval(after)}")
         label = "entropy of the policy, nats a token"
         lines.append(f"{label:<40} {result.before['entropy']:.3f} -> {result.after['entropy']:.3f}")
+    if (idle := nothing_learnt(result.metrics)) is not None:
+        lines.append(idle)
     if result.stopped_by:
         words = [word for word in args.words if word != "--resume"]
         again = " ".join(shlex.quote(word) for word in ["covgrpo", *words, "--resume"])
