@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 _NO_FLOAT64 = {"mps"}
-_PART_TOKENS = {"cpu": 1 << 17, "accelerator": 1 << 24}  # positions of a part: few enough for the cache of a CPU
+_PART_TOKENS = {"cpu": 1 << 18, "accelerator": 1 << 24}  # positions of a part: few enough for the cache of a CPU
 
 
 class Tokens:
@@ -55,6 +55,7 @@ class Tokens:
             values, self.group_B = torch.unique(group_ids, return_inverse=True)
             self.num_groups = len(values)
         self._num_valid_B = self.mask.sum(dim=1)
+        self._nothing_masked = bool(self.mask.all())
         num_rows = torch.arange(len(logps), dtype=torch.int32, device=logps.device)
         self.row = torch.repeat_interleave(num_rows, self._num_valid_B)  # (N,) the completion of each token
         self.num_tokens_B = self._num_valid_B.to(self.dtype)
@@ -80,12 +81,16 @@ class Tokens:
 
     def column(self, values_BT: Tensor) -> Tensor:
         """Take the values at the valid positions: (N,)."""
-        return values_BT.masked_select(self.mask).to(self.dtype)
+        taken = values_BT.reshape(-1) if self._nothing_masked else values_BT.masked_select(self.mask)
+        return taken.to(self.dtype, copy=True)
 
     def fill(self, values: Tensor) -> Tensor:
         """Put a column back in its places: (B, T), float32 (float64 for float64 logps), 0 where masked."""
+        values = values.to(self.result_dtype)
+        if self._nothing_masked:
+            return values.reshape(self.mask.shape)
         result = torch.zeros(self.mask.shape, dtype=self.result_dtype, device=self.mask.device)
-        return result.masked_scatter_(self.mask, values.to(self.result_dtype))
+        return result.masked_scatter_(self.mask, values)
 
     def row_sum(self, x: Tensor) -> Tensor:
         """Sum over each completion's tokens: (B,)."""
