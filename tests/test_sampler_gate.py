@@ -102,7 +102,12 @@ def test_a_wrong_sampler_is_noticed_on_first_use(tmp_path, caplog, monkeypatch):
     assert sum("the sampler's log-probs differ by" in record.message for record in caplog.records) == 1
 
 
-def test_a_right_sampler_passes_its_check(tmp_path):
+def test_a_right_sampler_passes_its_check(tmp_path, caplog):
     mine = ours(tmp_path, max_steps=1)
-    mine.train()
-    assert mine.sampler.checked and mine.sampler.latest is not None
+    with caplog.at_level(logging.WARNING):
+        mine.train()
+    assert mine.sampler.checked and mine.sampler.refused is None
+    assert "drawn by transformers' generate" not in caplog.text
+    drawn = mine.sampler.latest
+    assert len(drawn.token_ids) == 16 and all(drawn.token_ids)
+    assert [list(map(len, rows)) for rows in (drawn.logps, drawn.entropies)] == [list(map(len, drawn.token_ids))] * 2

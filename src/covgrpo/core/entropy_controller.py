@@ -92,8 +92,8 @@ class EntropyController:
             self.first_sum += entropy
         if self.measured == WARM_UP:
             self._begin()
-        if self.measured >= WARM_UP:
-            self.kappa = self._kappa()
+        if self.measured >= WARM_UP and self.target is not None:
+            self.kappa = self._kappa_for(self.target)
         return self.kappa
 
     def advance(self, reached: float) -> None:
@@ -149,10 +149,9 @@ class EntropyController:
         self.drift += gain[2] * surprise
         self.errors = [[self.errors[i][j] - gain[i] * row[j] for j in range(3)] for i in range(3)]
 
-    def _kappa(self) -> float:
+    def _kappa_for(self, target: float) -> float:
         """-eta r + d = (target - H) / HORIZON, solved for r with a cautious eta; kappa = 1 - r / mean(c)."""
-        assert self.target is not None  # noqa: S101 (set in the WARM_UP-th step)
-        wanted = (self.target - self.entropy) / HORIZON
+        wanted = (target - self.entropy) / HORIZON
         r = (self.drift - wanted) * self.eta / (self.eta**2 + self.errors[1][1])
         mean_c = math.copysign(max(self._size_of_mean_c(), 1e-12), self._sign_of_mean_c())
         return min(max(1 - r / mean_c, -self.bound), self.bound)

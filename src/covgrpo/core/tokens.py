@@ -210,6 +210,7 @@ def parts_of(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor 
 
     """
     _check(logps, advantages, mask, group_ids)
+    mask = mask.bool()  # so that no part looks through it again
     num_rows, length = logps.shape
     most = _PART_TOKENS["cpu" if logps.device.type == "cpu" else "accelerator"]
     if group_ids is None or num_rows * length <= most:

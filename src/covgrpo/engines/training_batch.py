@@ -91,4 +91,4 @@ def _weights(weighting: Weighting, arguments: tuple[Tensor, ...], names: Sequenc
     digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
     rows = torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])
     noise = token_noise(0, rows, arguments[0].shape[1])
-    return check_weights(weighting, weighting(*arguments, noise), mask)  # type: ignore[call-arg]
+    return check_weights(weighting, weighting(*arguments, noise), mask)  # type: ignore[call-arg]  # (needs_noise: a fifth)

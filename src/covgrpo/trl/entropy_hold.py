@@ -31,11 +31,10 @@ class TrainerEntropyHold(EntropyHold):
 
         Our sampler has measured the entropies. Where something else sampled, -log-probs stand for them.
         """
-        logps = rollout.logps_BT
-        assert logps is not None  # noqa: S101 (the weigher sees to it)
+        logps = rollout.known_logps_BT
         measured = -logps if rollout.entropies_BT is None else rollout.entropies_BT
         rows = gather_rows(self.accelerator, rollout, rollout.group_B, logps)
-        entropies = gather_rows(self.accelerator, rollout, rollout.group_B, measured)["logps"]
+        entropies = self.accelerator.gather(self.accelerator.pad_across_processes(measured, dim=1))
         ids = rows["ids"] if self.scope == "group" else torch.zeros_like(rows["ids"])
         c = token_covariance(rows["logps"], rows["advantages"], rows["mask"], ids).double()
         H, variance = measure_entropy(entropies, rows["mask"], rows["ids"])

@@ -72,9 +72,9 @@ class MicroBatch:
         """Take in the policy's scores, and hand them on as the loss has to take them."""
         if not torch.is_grad_enabled():
             return logps, entropies, aux_loss
-        if self.penalised:
-            assert self.rollout.penalties_BT is not None  # noqa: S101 (a penalised one has them)
-            logps = penalise(self.inputs, self.rollout.penalties_BT, logps)
+        penalties = self.rollout.penalties_BT
+        if self.penalised and penalties is not None:
+            logps = penalise(self.inputs, penalties, logps)
         if entropies is not None:
             self.logps_BT, self.entropies_BT = logps.detach(), entropies.detach()
         return logps, entropies, aux_loss

@@ -69,6 +69,18 @@ class Rollout:
             logps_BT=inputs.get("old_per_token_logps"),
         )
 
+    @property
+    def known_logps_BT(self) -> Tensor:
+        """``logps_BT`` of a rollout that has them.
+
+        Raises:
+            ValueError: nobody has taken them.
+
+        """
+        if self.logps_BT is None:
+            raise ValueError("the rollout has no log-probs yet: score it first.")
+        return self.logps_BT
+
     @staticmethod
     def key(name: str) -> str:
         """Where TRL's dict holds a field."""
