@@ -1,6 +1,7 @@
 """The private methods of pinned libraries that are overridden or called: an upgrade that moves them fails here."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import add_fused_lm_head, shuffle_sequence_dict, split_tensor_dict
 
+import covgrpo
 from covgrpo.forward import TiledVocabularyHead, attending_by
+from covgrpo.forward.attention_interface import checkpoints, recomputes
 
 
 def parameters(function) -> list[str]:
@@ -143,6 +146,20 @@ def test_an_attention_without_a_mask_function_gets_no_mask_and_the_layers_keywor
     key_shape = (1, model.config.num_key_value_heads, 3, size)
     assert seen == [((1, heads, 3, size), key_shape, size**-0.5)] * layers
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_checkpointing_is_told_by_a_mark_that_every_version_sets():
+    """transformers 5.20 has no `is_activation_checkpointing`, and 5.23 warns of `is_gradient_checkpointing`."""
+    model = tiny_model()
+    assert not checkpoints(model) and not recomputes(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert checkpoints(model) and recomputes(model)
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    assert checkpoints(model) and not recomputes(model)
+    model.gradient_checkpointing_disable()
+    assert not checkpoints(model)
+    for path in Path(covgrpo.__file__).parent.rglob("*.py"):
+        assert "is_activation_checkpointing" not in path.read_text(encoding="utf-8"), path
 
 
 def test_cache_layers_hold_keys_and_values():

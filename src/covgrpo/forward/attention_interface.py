@@ -70,10 +70,18 @@ def recomputing_by(attending: Attending, config: Any, model: Any) -> Iterator[No
             layer._gradient_checkpointing_func = original
 
 
+def checkpoints(model: Any) -> bool:
+    """Whether gradient checkpointing is on, by the mark on modules: transformers' property has changed its name."""
+    return any(True for _ in _checkpointed(model))
+
+
+def _checkpointed(model: Any) -> Iterator[Any]:
+    return (module for module in model.modules() if getattr(module, "gradient_checkpointing", False))
+
+
 def recomputes(model: Any) -> bool:
-    """Whether :func:`recomputing_by` serves a model: all that it checkpoints is layers, by torch's newer way."""
-    marked = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    layers: list[Any] = [module for module in marked if isinstance(module, GradientCheckpointingLayer)]
+    """Whether :func:`recomputing_by` serves a model: layers of transformers' kind, checkpointed without reentry."""
+    layers: list[Any] = [module for module in _checkpointed(model) if isinstance(module, GradientCheckpointingLayer)]
     settings = [getattr(layer._gradient_checkpointing_func, "keywords", {}) for layer in layers]
     reentrant = any(setting.get("use_reentrant", True) or "context_fn" in setting for setting in settings)
     return bool(layers) and not reentrant

@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from covgrpo.forward.attention_interface import recomputes, serves_our_attention
+from covgrpo.forward.attention_interface import checkpoints, recomputes, serves_our_attention
 
 
 def why_not_shareable(model: PreTrainedModel) -> str | None:
@@ -14,7 +14,7 @@ def why_not_shareable(model: PreTrainedModel) -> str | None:
         return f"it mixes attention kinds ({', '.join(sorted(layer_types))})"
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "it uses sliding-window attention"
-    if model.training and model.is_activation_checkpointing and not _recomputes_our_attention(model):
+    if model.training and checkpoints(model) and not _recomputes_our_attention(model):
         return "gradient checkpointing is on, which keeps no cache"
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder"

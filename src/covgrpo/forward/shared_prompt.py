@@ -22,6 +22,7 @@ from transformers import DynamicCache
 
 from covgrpo.forward.attention_interface import (
     attending_by,
+    checkpoints,
     recomputing_by,
     refuse_our_attention,
     serves_our_attention,
@@ -117,7 +118,7 @@ def _forward_tree(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) 
     """Forward every token once, in one pass."""
     tree, config = _tree(batch, rotary), model.config
     recomputing: AbstractContextManager[None] = nullcontext()
-    if model.training and model.is_activation_checkpointing:
+    if model.training and checkpoints(model):
         recomputing = recomputing_by(tree, config, model)
     with recomputing, attending_by(tree, config):
         output = forward(input_ids=tree.ids, position_ids=tree.positions, use_cache=False)
