@@ -55,7 +55,6 @@ class Tokens:
             values, self.group_B = torch.unique(group_ids, return_inverse=True)
             self.num_groups = len(values)
         self._num_valid_B = self.mask.sum(dim=1)
-        self._nothing_masked = bool(self.mask.all())
         num_rows = torch.arange(len(logps), dtype=torch.int32, device=logps.device)
         self.row = torch.repeat_interleave(num_rows, self._num_valid_B)  # (N,) the completion of each token
         self.num_tokens_B = self._num_valid_B.to(self.dtype)
@@ -81,16 +80,12 @@ class Tokens:
 
     def column(self, values_BT: Tensor) -> Tensor:
         """Take the values at the valid positions: (N,)."""
-        taken = values_BT.reshape(-1) if self._nothing_masked else values_BT.masked_select(self.mask)
-        return taken.to(self.dtype, copy=True)
+        return values_BT.masked_select(self.mask).to(self.dtype)
 
     def fill(self, values: Tensor) -> Tensor:
         """Put a column back in its places: (B, T), float32 (float64 for float64 logps), 0 where masked."""
-        values = values.to(self.result_dtype)
-        if self._nothing_masked:
-            return values.reshape(self.mask.shape)
         result = torch.zeros(self.mask.shape, dtype=self.result_dtype, device=self.mask.device)
-        return result.masked_scatter_(self.mask, values)
+        return result.masked_scatter_(self.mask, values.to(self.result_dtype))
 
     def row_sum(self, x: Tensor) -> Tensor:
         """Sum over each completion's tokens: (B,)."""
