@@ -10,7 +10,7 @@ VSTAMP := $(VERL)/.installed
 # What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
 FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks digits countdown cli runs trl_identity
 
-.PHONY: demo test test-fast test-verl lint clean
+.PHONY: demo test test-fast test-gpu test-verl lint clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo train --config recipes/demo.yaml --output $$($(BIN)/python scripts/free_name.py runs/demo)
@@ -24,6 +24,14 @@ test-fast: $(STAMP)
 # verl's trainer on CPUs, with Ray: 12 to 20 minutes on 2 cores. COVGRPO_VERL_PYTHON=... takes another environment with verl.
 test-verl: $(STAMP) $(if $(COVGRPO_VERL_PYTHON),,$(VSTAMP))
 	COVGRPO_VERL_PYTHON=$(or $(COVGRPO_VERL_PYTHON),$(abspath $(VERL))/bin/python) $(BIN)/python -m pytest tests/verl_cpu
+
+# On a machine with a GPU: the tests that need one, then the table of docs/gpu.md. GPU_PYTHON=... is another environment.
+test-gpu: $(if $(GPU_PYTHON),,$(STAMP))
+	mkdir -p build
+	status=0; \
+	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu --junitxml=build/gpu-tests.xml || status=$$?; \
+	$(or $(GPU_PYTHON),$(BIN)/python) scripts/gpu_report.py --tests build/gpu-tests.xml || status=$$?; \
+	exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """What the machine can do."""
 
+import resource
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,6 +25,20 @@ def has_bf16(device: torch.device) -> bool:
 def best_device() -> torch.device:
     """Return the accelerator, or the CPU where there is none."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def wait_for_device() -> None:
+    """Wait until the accelerator has done all that it was handed; without one there is nothing to wait for."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def peak_memory_bytes() -> int:
+    """Largest memory of this process so far: tensors on the GPU where there is one (CUDA), else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def autocast(device: torch.device, bf16: bool | None = None) -> Any:

@@ -1,7 +1,5 @@
 """One side of the comparison, in a process of its own: a trainer that takes a step when it is told to."""
 
-import resource
-import sys
 import tempfile
 import traceback
 from typing import Any
@@ -22,6 +20,8 @@ def run_side(connection: Any, case: BenchCase, side: str) -> None:
             trainer = _trainer(connection, case, side, folder)
             connection.send(("model", _describe(trainer)))
             trainer.train()
+        from covgrpo.hardware import peak_memory_bytes
+
         connection.send(("done", peak_memory_bytes()))
     except UserError as error:
         connection.send(("error", str(error)))
@@ -30,12 +30,6 @@ def run_side(connection: Any, case: BenchCase, side: str) -> None:
     except Exception as error:
         traceback.print_exc()
         connection.send(("error", f"{side} failed with {type(error).__name__}: {error}"))
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _trainer(connection: Any, case: BenchCase, side: str, folder: str) -> Any:

@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from covgrpo.bench.case import PHASES
+from covgrpo.hardware import wait_for_device
 from covgrpo.trl.timing import Phases
 
 
@@ -14,7 +15,7 @@ class TimedPhases(GRPOTrainer):
     """Mix-in for a ``GRPOTrainer``: the seconds by phase, and it can be handed another trainer's completions."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self.bench_phases = Phases()
+        self.bench_phases = Phases(wait_for_device)
         super().__init__(*args, **kwargs)
         self.drawn: list[list[int]] = []
         self.num_drawn_tokens = 0  # that the trainer sampled itself, handed completions or not
@@ -59,10 +60,12 @@ class StepGate(TrainerCallback):
         self.connection.send(("ready", None))
         _, self.trainer.handed = self.connection.recv()
         self.trainer.bench_phases.seconds.clear()
+        wait_for_device()
         self._started = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Send the step's record."""
+        wait_for_device()
         total = time.perf_counter() - self._started
         self.connection.send(("step", step_record(self.trainer, total)))
 
