@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from covgrpo.cli.flags import pairs
 from covgrpo.errors import UserError
 from covgrpo.files import write_text
 
@@ -20,6 +21,7 @@ _ONLY_HERE = (
     "verifier_workers",
     "verifier_timeout",
     "engine",
+    "vllm",
 )
 
 
@@ -38,6 +40,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--label", metavar="TEXT", help="what the table calls it; default: the model or the file")
     group.add_argument("--top-p", type=float, metavar="X", help="probability mass that is drawn from (0.95)")
     group.add_argument("--engine", metavar="NAME", help="auto (vLLM where it is, else ours), vllm or own (auto)")
+    group.add_argument(
+        "--vllm", action="append", metavar="KEY=VALUE", help="argument of vllm.LLM, as tensor_parallel_size=2. Repeatable."
+    )
     group.add_argument("--verifier-workers", type=int, metavar="N", help="verifier processes (one a core)")
     group.add_argument("--verifier-timeout", type=float, metavar="S", help="seconds that a verifier may take (5)")
 
@@ -134,14 +139,15 @@ def _completions(args: argparse.Namespace, model: str | None, problems: list[Any
     }  # fmt: skip
     settings = GenerationSettings(seed=args.seed, **{k: v for k, v in given.items() if v is not None})
     name, by_vllm = str(_model_folder(str(model))), _by_vllm(args)
+    vllm_options = pairs("vllm", args.vllm or [])
     prompt_format = PromptFormat(args.answer_format or "math", args.system_prompt, 0)
     drawn = draw_all(
-        lambda: _engine(args, name, settings, by_vllm),
+        lambda: _engine(args, name, settings, vllm_options if by_vllm else None),
         {problem.id: prompt_format.messages(problem) for problem in problems},
         settings,
         Path(args.records) if args.records else None,
         # Another engine draws other completions; records without a name are our sampler's.
-        {"model": str(model), "benchmark": args.benchmark, **({"engine": "vllm"} if by_vllm else {})},
+        {"model": str(model), "benchmark": args.benchmark, **_engine_record(by_vllm, vllm_options)},
         progress=lambda done, total: print(f"completions: {done}/{total}", file=sys.stderr),
     )
     about = {"label": str(model), "model": str(model), "temperature": settings.temperature, "top_p": settings.top_p}
@@ -169,13 +175,21 @@ def _by_vllm(args: argparse.Namespace) -> bool:
     return args.engine == "vllm" or (args.engine != "own" and has_vllm and torch.cuda.is_available())
 
 
-def _engine(args: argparse.Namespace, model: str, settings: Any, by_vllm: bool) -> Any:
+def _engine_record(by_vllm: bool, vllm_options: dict[str, Any]) -> dict[str, Any]:
+    if not by_vllm:
+        if vllm_options:
+            raise UserError("--vllm is given, but vLLM does not draw here; --engine vllm asks for it.")
+        return {}
+    return {"engine": "vllm", **({"vllm": vllm_options} if vllm_options else {})}
+
+
+def _engine(args: argparse.Namespace, model: str, settings: Any, vllm_options: dict[str, Any] | None) -> Any:
     from covgrpo.evaluation.generation import SamplerEngine, VllmEngine
     from covgrpo.hardware import best_device
     from covgrpo.models import load_model
 
-    if by_vllm:
-        return VllmEngine(model, settings, args.trust_remote_code)
+    if vllm_options is not None:
+        return VllmEngine(model, settings, args.trust_remote_code, vllm_options)
     loaded, tokenizer = load_model(model, trust_remote_code=args.trust_remote_code)
     return SamplerEngine(loaded.to(best_device()), tokenizer, settings)
 

@@ -32,8 +32,17 @@ def given_options(args: argparse.Namespace, options: type) -> dict[str, Any]:
     hints = typing.get_type_hints(options)
     for name, value in found.items():
         if typing.get_origin(hints[name]) is dict:
-            found[name] = dict(_pair(name, text) for text in value)
+            found[name] = pairs(name, value)
     return found
+
+
+def pairs(name: str, texts: list[str]) -> dict[str, Any]:
+    """Return the KEY=VALUE pairs given with flag ``name``; of a key given twice the last counts.
+
+    Raises:
+        UserError: a pair without ``=``.
+    """
+    return dict(_pair(name, text) for text in texts)
 
 
 def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:

@@ -80,13 +80,25 @@ class SamplerEngine:
 
 
 class VllmEngine:
-    """vLLM, where it is installed and there is an accelerator."""
+    """vLLM, where it is installed and there is an accelerator; ``options`` are further arguments of ``vllm.LLM``."""
 
-    def __init__(self, model: str, settings: GenerationSettings, trust_remote_code: bool = False):
+    def __init__(
+        self,
+        model: str,
+        settings: GenerationSettings,
+        trust_remote_code: bool = False,
+        options: dict[str, Any] | None = None,
+    ):
         from vllm import LLM
 
         self.settings = settings
-        self.llm = LLM(model=model, trust_remote_code=trust_remote_code, seed=settings.seed)
+        fixed = {"model": model, "trust_remote_code": trust_remote_code, "seed": settings.seed}
+        if taken := fixed.keys() & (options or {}).keys():
+            raise UserError(f"--vllm {min(taken)}=...: this has a flag of its own.")
+        try:
+            self.llm = LLM(**fixed, **(options or {}))
+        except (TypeError, ValueError) as error:  # an argument that vLLM does not know, or a value that it refuses
+            raise UserError(f"vLLM: {' '.join(str(error).split())}") from error
 
     def draw(self, prompts: Sequence[list[dict[str, str]]], seed: int) -> list[Drawn]:
         """See :class:`Engine`."""
