@@ -22,7 +22,7 @@ from covgrpo.evaluation.grading import VERIFIER, grade
 from covgrpo.hardware import best_device
 from covgrpo.models import load_model
 from covgrpo.tasks import PromptFormat
-from covgrpo.verify import VerifierPool
+from covgrpo.verify import VerifierPool, default_workers
 
 
 def make_engine(name: str, settings: GenerationSettings):
@@ -54,7 +54,7 @@ def main() -> None:
         progress=lambda done, total: print(f"{done}/{total} completions", flush=True),
     )
     texts = {key: [one.completion for one in ones] for key, ones in drawn.items()}
-    with VerifierPool(VERIFIER, num_workers=4) as pool:
+    with VerifierPool(VERIFIER, default_workers()) as pool:
         scored = grade(problems, texts, "math", pool)
     found = at_k(scored)
     cut = sum(one.truncated for ones in drawn.values() for one in ones) / (len(drawn) * options.samples)

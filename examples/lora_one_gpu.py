@@ -21,7 +21,7 @@ from covgrpo.callbacks import RunWriter
 from covgrpo.rewards import CorrectnessReward, FormatReward
 from covgrpo.tasks import PromptFormat, load_task
 from covgrpo.trl import CovGRPOConfig, CovGRPOTrainer
-from covgrpo.verify import VerifierPool
+from covgrpo.verify import VerifierPool, default_workers
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
         save_strategy="no",
         report_to="none",
     )
-    with VerifierPool(task.verifier, num_workers=4) as pool:
+    with VerifierPool(task.verifier, default_workers()) as pool:
         trainer = CovGRPOTrainer(
             model=options.model,
             reward_funcs=[CorrectnessReward(pool, options.format), FormatReward(options.format)],

@@ -20,7 +20,7 @@ from covgrpo.callbacks import RunWriter
 from covgrpo.rewards import CorrectnessReward
 from covgrpo.tasks import get_answer_format
 from covgrpo.trl import CovGRPOConfig, CovGRPOTrainer  # was: from trl import GRPOConfig, GRPOTrainer
-from covgrpo.verify import VerifierPool
+from covgrpo.verify import VerifierPool, default_workers
 
 MATH = get_answer_format("math")  # asks for \boxed{}; takes the last box, or else the end of the text
 
@@ -62,7 +62,7 @@ def main() -> None:
         report_to="none",
     )
     # The verifier runs in processes of its own: what a completion makes it do costs that completion, never the run.
-    with VerifierPool("covgrpo.tasks.jsonl:score", num_workers=4) as pool:
+    with VerifierPool("covgrpo.tasks.jsonl:score", default_workers()) as pool:
         trainer = CovGRPOTrainer(
             model=options.model,
             reward_funcs=CorrectnessReward(pool, MATH),

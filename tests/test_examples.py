@@ -18,14 +18,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
 
-from covgrpo.tasks import get_answer_format
+from covgrpo.tasks import get_answer_format, load_task
 from covgrpo.verl import choose
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOK = EXAMPLES / "quickstart.ipynb"
-VERL_PYTHON = os.environ.get("COVGRPO_VERL_PYTHON")
 # What in a kept output would name the machine that made it, or is noise.
 PRIVATE = re.compile(r"/(?:home|root|work|tmp|usr|opt|Users)/|site-packages|[Ww]arning|Traceback")
 
@@ -194,38 +193,27 @@ def test_an_evaluation_keeps_its_completions_and_goes_on_from_them(example, work
 # verl
 
 
-def verl_arguments(folder, program, script=EXAMPLES / "verl_gsm8k.sh"):
-    """Run the script with a program in python's place."""
-    (folder / "python").write_text(program)
-    (folder / "python").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
-    words = ["bash", str(script), "+algorithm.covgrpo.weighting=gaussian_through"]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
 def test_the_verl_script_sets_the_variable_and_keys_of_the_recipes(tmp_path):
-    program = '#!/bin/sh\necho "$VERL_USE_EXTERNAL_MODULES"\nprintf "%s\\n" "$@"\n'
-    variable, *words = verl_arguments(tmp_path, program).splitlines()
+    """What it hands to python, by a program in python's place; `make test-verl` composes verl's configuration of it."""
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$VERL_USE_EXTERNAL_MODULES"\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    command = ["bash", str(EXAMPLES / "verl_gsm8k.sh"), "+algorithm.covgrpo.weighting=gaussian_through"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+    variable, *words = said.splitlines()
+    (spec,) = re.findall(r"verl_data.py '(\S+)'", (EXAMPLES / "verl_gsm8k.sh").read_text(encoding="utf-8"))
+    assert load_task(spec).params["question"] == "question"
     assert variable == "covgrpo.verl"
     assert words[:2] == ["-m", "verl.trainer.main_ppo"]
     given = dict(word.split("=", 1) for word in words[2:])
     recipe = (ROOT / "recipes/verl/qwen2.5-1.5b.sh").read_text(encoding="utf-8")
     known = set(re.findall(r"^  ([\w.]+)=", recipe, re.MULTILINE)) | {"+algorithm.covgrpo.weighting"}
-    assert given.keys() <= known, "`make test-verl` checks the recipes' keys against verl"
+    assert given.keys() <= known
     algorithm = {"covgrpo": {"weighting": given["+algorithm.covgrpo.weighting"]}}
     actor = {"policy_loss": {"loss_mode": "vanilla"}}
     actor["loss_agg_mode"] = given["actor_rollout_ref.actor.loss_agg_mode"]
     choice = choose({"algorithm": algorithm, "actor_rollout_ref": {"actor": actor}}, by_variable=True)
     assert (choice.name, choice.scope, choice.weighting.normaliser) == ("gaussian_through", "group", "token")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(VERL_PYTHON is None, reason="verl has an environment of its own: `make test-verl` runs this test")
-def test_the_verl_script_is_a_config_of_verl(tmp_path):
-    compose = runpy.run_path(str(ROOT / "tests/verl_cpu/verl_runs.py"))["COMPOSE"]
-    (tmp_path / "compose.py").write_text(compose)
-    program = f'#!/bin/sh\nexec "{VERL_PYTHON}" "{tmp_path}/compose.py" "$@"\n'
-    assert "choice gaussian_through group" in verl_arguments(tmp_path, program)
 
 
 # The notebook
@@ -263,7 +251,8 @@ def test_the_notebook_runs(work, monkeypatch):
     monkeypatch.setenv("QUICKSTART_STEPS", "2")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     kept = [output.output_type for output in outputs(notebook)]
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(work)}}).execute()
+    where = {"metadata": {"path": str(work)}}
+    NotebookClient(notebook, timeout=300, coalesce_streams=True, resources=where).execute()
     found = outputs(notebook)
     assert [output.output_type for output in found] == kept
     assert {output.get("name", "stdout") for output in found} == {"stdout"}, "no library has anything to say"
