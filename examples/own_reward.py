@@ -30,7 +30,7 @@ def named(prompts, completions, count, log_metric=None, **columns):
     number to the metrics of the step.
     """
     words = [re.findall("[a-z]+", completion_text(c).lower()) for c in completions]
-    animals = [len(ANIMALS.intersection(row)) for row in words]
+    animals = [len(ANIMALS.intersection(word.rstrip("s") for word in row)) for row in words]
     if log_metric is not None:
         log_metric("animals/mean", sum(animals) / len(animals))
     return [min(found, wanted) / wanted for found, wanted in zip(animals, count, strict=True)]
@@ -51,7 +51,8 @@ def main() -> None:
 
     model, tokenizer = load_model(options.model)  # a built-in name, a folder or a hub id
     ask = "Name {} animals, separated by commas."
-    rows = [{"prompt": [{"role": "user", "content": ask.format(n)}], "count": n} for n in range(2, 10)]
+    solved = [{"role": "user", "content": ask.format(2)}, {"role": "assistant", "content": "cow, lion"}]
+    rows = [{"prompt": [*solved, {"role": "user", "content": ask.format(n)}], "count": n} for n in range(3, 11)]
     trainer = CovGRPOTrainer(
         model=model,
         processing_class=tokenizer,

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
 
+from covgrpo.cli import main
 from covgrpo.tasks import get_answer_format, load_task
 from covgrpo.verl import choose
 
@@ -119,9 +120,9 @@ def test_own_rewards_count_and_are_weighted(example, capsys):
     (record,) = metrics("own_reward")
     assert record["animals/mean"] == record["rewards/named/mean"] == 0.0, "the tiny model knows no animal"
     assert record["reward"] == pytest.approx(0.2 * record["rewards/short/mean"])
-    said = [[{"role": "assistant", "content": text}] for text in ("Dog, cat, cow.", "dog dog", "")]
+    said = [[{"role": "assistant", "content": text}] for text in ("Dogs, cat, cow.", "dog dog", "")]
     assert names["named"]([], said, count=[2, 2, 4]) == [1.0, 0.5, 0.0]
-    assert names["short"]([], said) == pytest.approx([0.86, 0.93, 1.0])
+    assert names["short"]([], said) == pytest.approx([0.85, 0.93, 1.0])
 
 
 @pytest.mark.slow
@@ -134,6 +135,9 @@ def test_own_weighting_weighs_the_trainers_tokens(example, capsys):
     (wide,) = metrics("wide")
     assert wide["weight/min"] == pytest.approx(1) == wide["weight/max"]
     assert wide["cov/sigma"] == narrow["cov/sigma"] > 0
+    words = ["--task", "addition", "--weighting", "own_weighting:Cauchy", "--weighting-kwargs", "scale=2"]
+    assert main(["train", "--dry-run", *words]) == 0
+    assert "own_weighting:Cauchy, statistics by group" in capsys.readouterr().out
 
     logps, A = -torch.rand(4, 5), torch.tensor([1.0, -1.0, 0.5, 0.5])
     mask, group = torch.arange(5) < torch.tensor([[5], [3], [2], [4]]), torch.tensor([7, 7, 3, 3])
