@@ -6,7 +6,8 @@ The task: name as many animals as the question asks for. One reward counts diffe
 one, with a smaller weight, likes short answers. `guarded` keeps a bug on one odd completion from ending the
 run: that completion gets 0 and the first failure is logged.
 
-Hardware: a CPU does (about 10 seconds a step with the built-in model of 135M parameters, which pip provides).
+Hardware: a CPU does (a step takes about 20 seconds of one slow core with the built-in model of 135M parameters, which
+comes from PyPI). The share of animals named goes from 0.2 to 0.6 within 5 steps.
 """
 
 import argparse

@@ -7,7 +7,8 @@ Put `TokenDiagnostics` before the trainer's class. Training stays bit for bit wh
 seen tells whether the method has something to work on: a few tokens far out in cov/pos_0.0001 and cov/neg_0.0001, an
 entropy that falls, and a large update/top_share.
 
-Hardware: a CPU does (about 10 seconds a step with the built-in model of 135M parameters, which pip provides).
+Hardware: a CPU does (a step takes about 20 seconds of one slow core with the built-in model of 135M parameters, which
+comes from PyPI).
 """
 
 import argparse
