@@ -4,7 +4,8 @@ A small recurrent policy learns to count down: after the prompt "4" it must say 
 
     python examples/bare_loop.py                        # --weighting none is plain GRPO
 
-Hardware: any CPU, about 10 seconds. The mean reward goes from about 0.2 to above 0.9.
+Hardware: any CPU, a few seconds. The mean reward goes from 0.1 to above 0.9. Plain GRPO gets there sooner on this toy,
+and its entropy ends nearer to 0.
 """
 
 import argparse
