@@ -151,6 +151,22 @@ def test_a_task_from_the_hub(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("column", "gold"),
+    [
+        ("Half of 96 is <<96/2=48>>48.\n#### 48", "48"),
+        ("So it costs\n#### 1,234 ", "1,234"),
+        ("#### 1\nno, rather\n#### -2.5", "-2.5"),
+        ("\\boxed{7}\n#### 8", "7"),
+        ("issue #### 3 of the list, 4", "issue #### 3 of the list, 4"),
+        ("nothing follows\n####", "nothing follows\n####"),
+    ],
+)
+def test_the_gold_answer_of_a_worked_solution_as_gsm8k_writes_it(column, gold):
+    (problem,) = problems_in([{"question": "q", "answer": column}], "x", "question", "answer")
+    assert (problem.answer, problem.payload) == (gold, {"gold": gold})
+
+
+@pytest.mark.parametrize(
     ("text", "answer"),
     [
         ("\\boxed{1} then \\boxed{2}", "2"),

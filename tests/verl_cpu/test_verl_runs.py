@@ -160,13 +160,15 @@ def test_trl_gives_the_same_weights_to_the_same_tokens(runs, tmp_path):
     assert difference < 1e-5
 
 
-@pytest.mark.parametrize("recipe", ["qwen2.5-1.5b.sh", "qwen2.5-7b.sh"])
+@pytest.mark.parametrize(
+    "recipe", ["recipes/verl/qwen2.5-1.5b.sh", "recipes/verl/qwen2.5-7b.sh", "examples/verl_gsm8k.sh"]
+)
 def test_recipes_are_configs_of_this_verl(recipe, tmp_path):
     """Every override names a key that verl has, and verl's own check of the whole config passes."""
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\nexec "{verl_runs.verl_python()}" "{tmp_path}/compose.py" "$@"\n')
     program.chmod(0o755)
     (tmp_path / "compose.py").write_text(verl_runs.COMPOSE)
-    done = verl_runs.sh(verl_runs.ROOT / "recipes" / "verl" / recipe, tmp_path)
+    done = verl_runs.sh(verl_runs.ROOT / recipe, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "choice gaussian group" in done.stdout

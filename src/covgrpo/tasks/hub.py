@@ -29,7 +29,8 @@ class HubTask:
         config: of the data set, where it has several.
         data_split: the data set's own split that is read.
         question: column.
-        answer: column; of a list its first entry counts, of a worked solution its last ``\boxed``.
+        answer: column; of a list its first entry counts, of a worked solution its last ``\boxed``, or what stands on
+            its last line after ``####`` (as in GSM8K).
         split: ``hash``: train and eval by the question's hash, as in every task; ``all``: every problem in both.
         eval_fraction: of the questions, with ``hash``.
 
@@ -116,4 +117,10 @@ def _gold(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return ""
     text = str(value).strip()
-    return last_boxed(text) or text
+    return last_boxed(text) or _marked(text) or text
+
+
+def _marked(text: str) -> str:
+    """What follows ``####`` at the start of the last line; "" where nothing does."""
+    mark, _, gold = text.rpartition("\n")[2].partition(" ")
+    return gold.strip() if mark == "####" else ""
