@@ -1,0 +1,37 @@
+"""Docstrings as the site shows them: formulas keep their lines, and roles such as ``:class:`x``` become code."""
+
+import re
+from typing import Any
+
+import griffe
+
+ROLE = re.compile(r":(?:class|func|meth|data|mod|attr):`~?([^`]+)`")
+FENCED = re.compile(r"^( *)```.*?^\1```", re.DOTALL | re.MULTILINE)
+
+
+def shown(text: str) -> str:
+    """Return a docstring's text with its formulas as blocks of code.
+
+    A formula is a paragraph with columns in it: three spaces or more between two words.
+    """
+    paragraphs = re.split(r"\n\s*\n", ROLE.sub(r"`\1`", text))
+    return "\n\n".join(f"```text\n{part}\n```" if _is_formula(part) else part for part in paragraphs)
+
+
+def _is_formula(paragraph: str) -> bool:
+    lines = paragraph.splitlines()
+    return (
+        "```" not in paragraph
+        and not lines[0].startswith(" ")
+        and not re.match(r"(Args|Parameters|Returns|Raises|Attributes|Yields):", lines[0])
+        and any(re.search(r"\S {3,}\S", line) for line in lines)
+    )
+
+
+class Formulas(griffe.Extension):
+    """Rewrites every docstring as it is loaded."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrite the docstring of an object, if it has one."""
+        if obj.docstring:
+            obj.docstring.value = shown(obj.docstring.value)
