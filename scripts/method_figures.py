@@ -33,7 +33,7 @@ READINGS = {"gaussian": gaussian_weights, "gaussian_through": gaussian_through_w
 RARE = -1.0  # log-prob below which a token is called rare
 # The prompt whose completions are drawn as traces, and which of its completions.
 PROMPT, SHOWN = "2 8 10=36", (8, 1, 0)
-COLUMNS = 36
+COLUMNS = 34
 WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#c8364b", "#ffffff", "#4fa8b3"])
 PLAIN = {"Software": None}  # no version in the files, which would differ between machines
 
@@ -132,19 +132,20 @@ def draw_kernel(rollout: Rollout) -> Any:
 def draw_traces(rollout: Rollout) -> Any:
     """Some completions of one prompt, token by token, coloured by what either reading makes of them."""
     rows = [b for b, prompt in enumerate(rollout.prompts) if prompt == PROMPT]
-    figure, axes = plt.subplots(len(READINGS), 1, figsize=(9.6, 4.6), dpi=150)
+    figure, axes = plt.subplots(len(READINGS), 1, figsize=(8.4, 5.0), dpi=150)
     scale = Normalize(0, 2)
     for axis, (name, weigh) in zip(axes, READINGS.items(), strict=True):
         weights = weigh(*rollout.arguments)
         for place, shown in enumerate(SHOWN):
             row = rows[shown]
             draw_trace(axis, place, rollout, row, weights[row], scale)
-        axis.set(xlim=(-4.6, COLUMNS), ylim=(len(SHOWN) - 0.35, -0.6))
+        axis.set(xlim=(-3.2, COLUMNS), ylim=(len(SHOWN) - 0.35, -0.6))
         axis.set_title(name, loc="left", fontsize=10, fontweight="bold")
         axis.axis("off")
     colours = plt.cm.ScalarMappable(scale, WEIGHTS)
-    figure.subplots_adjust(left=0.01, right=0.9, top=0.93, bottom=0.02, hspace=0.2)
-    bar = figure.colorbar(colours, ax=axes, fraction=0.02, pad=0.015, ticks=[0, 0.5, 1, 1.5, 2], extend="both")
+    figure.subplots_adjust(left=0.01, right=0.995, top=0.94, bottom=0.15, hspace=0.15)
+    place = figure.add_axes((0.25, 0.1, 0.5, 0.025))
+    bar = figure.colorbar(colours, cax=place, orientation="horizontal", ticks=[0, 0.5, 1, 1.5, 2], extend="both")
     bar.set_label("weight of the token's advantage")
     return figure
 
@@ -152,7 +153,7 @@ def draw_traces(rollout: Rollout) -> Any:
 def draw_trace(axis: Any, place: int, rollout: Rollout, row: int, weights: Tensor, scale: Normalize) -> None:
     """One completion: a box a token, its weight under it."""
     right = rollout.rewards[row] == 1
-    axis.text(-4.5, place - 0.1, "right" if right else "wrong", va="center", color="#00798c" if right else "#c8364b")
+    axis.text(-3.1, place - 0.1, "right" if right else "wrong", va="center", color="#00798c" if right else "#c8364b")
     for t, token in enumerate(rollout.tokens[row][:COLUMNS]):
         w = float(weights[t])
         box = plt.Rectangle((t, place - 0.4), 0.94, 0.55, facecolor=WEIGHTS(scale(w)), edgecolor="#cccccc", lw=0.5)
@@ -160,7 +161,7 @@ def draw_trace(axis: Any, place: int, rollout: Rollout, row: int, weights: Tenso
         text = {"<eos>": "end", " ": "␣"}.get(token, token)
         size = 6 if text == "end" else 10
         axis.text(t + 0.47, place - 0.12, text, ha="center", va="center", family="DejaVu Sans Mono", fontsize=size)
-        axis.text(t + 0.47, place + 0.28, f"{w:.1f}", ha="center", va="center", fontsize=5.5, color="#555555")
+        axis.text(t + 0.47, place + 0.28, f"{w:.1f}", ha="center", va="center", fontsize=6.5, color="#333333")
 
 
 def main() -> int:

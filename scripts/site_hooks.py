@@ -47,6 +47,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point the links to the site's pages, and write lists as Python-Markdown reads them."""
     path = repository_path(page.file.src_uri)
+    if path == "README.md":
+        page.meta["hide"] = ["navigation"]  # it would hold nothing but the page itself
     return python_markdown(relinked(markdown, path)) if path.endswith(".md") else markdown
 
 
