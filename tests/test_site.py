@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import pypi_readme
 import site_docstrings
 import site_hooks
+
+ROOT = Path(__file__).resolve().parents[1]
 
 WRITTEN = ["README.md", *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md")))]
 WRITTEN = [path for path in WRITTEN if not path.startswith("docs/api/")]  # those are made of docstrings
@@ -101,7 +102,7 @@ def test_a_linked_line_of_code_is_the_line(site, pages):
     links = re.findall(r'href="(repository/src/[^"#]+)#(L-\d+)">', article(pages["architecture.html"]))
     assert len(links) > 20
     path, anchor = next(link for link in links if link[0].endswith("core/tokens.py.html"))
-    line = pages[path].partition(f'id="{anchor}"')[2].partition('id="L-')[0]
+    line = pages[path].partition(f'id="{anchor}"')[2].partition('<a id="L-')[0]
     number = int(anchor.removeprefix("L-"))
     source = (ROOT / "src/covgrpo/core/tokens.py").read_text(encoding="utf-8").splitlines()
     assert unescape(re.sub("<[^>]*>", "", line.partition(">")[2])).strip() == source[number - 1].strip() != ""
@@ -109,9 +110,22 @@ def test_a_linked_line_of_code_is_the_line(site, pages):
 
 def test_the_api_has_signatures_shapes_and_formulas(pages):
     core = unescape(re.sub("<[^>]+>", "", article(pages["api/core.html"])))
-    for words in ("padded_mean: bool = False", "(B,) or (B, T) any float dtype", "w~     = w * N / sum(w)", "ValueError"):
+    for words in (
+        "padded_mean: bool = False",
+        "(B,) or (B, T) any float dtype",
+        "w~     = w * N / sum(w)",
+        "ValueError",
+    ):
         assert words in core
-    for name in ("CovGRPOTrainer", "CovGRPOConfig", "RunWriter", "TokenDiagnostics", "load_task", "evaluate", "WEIGHTINGS"):
+    for name in (
+        "CovGRPOTrainer",
+        "CovGRPOConfig",
+        "RunWriter",
+        "TokenDiagnostics",
+        "load_task",
+        "evaluate",
+        "WEIGHTINGS",
+    ):
         assert any(re.search(rf"<h2[^>]*>\s*(<[^>]*>\s*)*{name}\b", html) for html in pages.values()), name
 
 
