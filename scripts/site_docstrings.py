@@ -1,4 +1,7 @@
-"""Docstrings as the site shows them: formulas keep their lines, and roles such as ``:class:`x``` become code."""
+"""Docstrings as the site shows them.
+
+Formulas keep their lines, roles such as ``:class:`x``` become code, and names of pages become links.
+"""
 
 import re
 from typing import Any
@@ -6,7 +9,9 @@ from typing import Any
 import griffe
 
 ROLE = re.compile(r":(?:class|func|meth|data|mod|attr):`~?([^`]+)`")
-FENCED = re.compile(r"^( *)```.*?^\1```", re.DOTALL | re.MULTILINE)
+PAGE = re.compile(r"``docs/(\w+)\.md``")
+# Types in the manner of transformers, `name (`int`, defaults to `0`):`, which the signature says better.
+TYPED = re.compile(r"^( +\w+) \(`\w+`, [^)\n]*\):$", re.MULTILINE)
 
 
 def shown(text: str) -> str:
@@ -14,7 +19,8 @@ def shown(text: str) -> str:
 
     A formula is a paragraph with columns in it: three spaces or more between two words.
     """
-    paragraphs = re.split(r"\n\s*\n", ROLE.sub(r"`\1`", text))
+    text = PAGE.sub(r"[\1](../\1.md)", TYPED.sub(r"\1:", ROLE.sub(r"`\1`", text)))
+    paragraphs = re.split(r"\n\s*\n", text)
     return "\n\n".join(f"```text\n{part}\n```" if _is_formula(part) else part for part in paragraphs)
 
 

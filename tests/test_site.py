@@ -19,6 +19,8 @@ import pypi_readme
 import site_docstrings
 import site_hooks
 
+pytestmark = pytest.mark.slow  # mkdocs runs in another process
+
 ROOT = Path(__file__).resolve().parents[1]
 
 WRITTEN = ["README.md", *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md")))]
@@ -155,9 +157,9 @@ def test_links_lead_to_the_pages_of_the_site():
 
 
 def test_formulas_and_roles_of_docstrings():
-    text = "See :class:`covgrpo.Task`.\n\na = b     words\nc = d\n\nArgs:\n    a: one   two\n"
+    text = "See :class:`a.Task`, ``docs/a.md``.\n\na = b     words\nc = d\n\nArgs:\n    a (`int`, *optional*):\n"
     assert site_docstrings.shown(text) == (
-        "See `covgrpo.Task`.\n\n```text\na = b     words\nc = d\n```\n\nArgs:\n    a: one   two\n"
+        "See `a.Task`, [a](../a.md).\n\n```text\na = b     words\nc = d\n```\n\nArgs:\n    a:\n"
     )
 
 
