@@ -10,7 +10,7 @@ VSTAMP := $(VERL)/.installed
 # What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
 FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks digits countdown cli runs trl_identity
 
-.PHONY: demo test test-fast test-gpu test-verl lint clean
+.PHONY: demo test test-fast test-gpu test-verl lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo train --config recipes/demo.yaml --output $$($(BIN)/python scripts/free_name.py runs/demo)
@@ -38,6 +38,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation in site/, without network: `python -m http.server -d site` shows it, search included.
+# (Not with --quiet, which drops the warnings before --strict counts them.)
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # torch first and alone: where a CPU build is configured or installed, nothing larger is fetched with the rest.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,4 +58,4 @@ $(VSTAMP): pyproject.toml constraints-verl.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VERL) runs build dist
+	rm -rf $(VENV) $(VERL) runs build dist site

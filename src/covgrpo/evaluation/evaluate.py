@@ -32,7 +32,8 @@ class EvalSettings:
         seed: of sampling and bootstrap.
         batch_size: completions forwarded at once.
         bf16: bfloat16 autocast; ``None``: where the hardware has it.
-        process, processes: of several processes each takes every ``processes``-th problem, and all get the results.
+        process: number of this process; it takes every ``processes``-th problem.
+        processes: how many there are; all get the results.
 
     """
 
