@@ -13,7 +13,7 @@ FAST := core core_edge_cases core_ingredients core_invariances metrics noise tas
 .PHONY: demo test test-fast test-gpu test-verl lint clean
 
 demo: $(STAMP)
-	$(BIN)/covgrpo train --config recipes/demo.yaml --output $$($(BIN)/python scripts/free_name.py runs/demo)
+	$(BIN)/covgrpo demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -12,14 +12,14 @@ from covgrpo.errors import UserError
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of ``covgrpo``."""
-    from covgrpo.cli import bench, compare, evaluate, listing, report, table, train
+    from covgrpo.cli import bench, compare, demo, evaluate, listing, report, table, train
 
     parser = argparse.ArgumentParser(
         prog="covgrpo", description="Covariance-aware GRPO: train, evaluate, look inside.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"covgrpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, evaluate, compare, table, report, bench, listing):
+    for command in (demo, train, evaluate, compare, table, report, bench, listing):
         command.add_parser(commands)
     return parser
 
