@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from covgrpo import __version__
 from covgrpo.cpu_defaults import set_cpu_defaults
 from covgrpo.errors import UserError
+from covgrpo.packages import explain
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -34,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except UserError as error:
         print(f"covgrpo: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (explained := explain(error, f"covgrpo {args.command}")) is None:
+            raise
+        print(f"covgrpo: {explained}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("covgrpo: interrupted", file=sys.stderr)

@@ -11,7 +11,7 @@ from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
 
 _EXAMPLE = """examples:
   covgrpo train --task addition --num-examples 2 --max-completion-length 5 --steps 45
-  covgrpo train --config recipes/demo.yaml --seed 1 --output runs/demo-1
+  covgrpo train --config my.yaml --seed 1 --output runs/mine-1
   covgrpo train --task jsonl:problems.jsonl --answer-format boxed --model org/name --trl use_vllm=true
 """
 
