@@ -38,13 +38,6 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A wheel and an sdist in dist/, checked. TAG=v1.2.3: and the version is the tag's.
-dist: $(STAMP)
-	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist .
-	$(BIN)/python -m twine check --strict dist/*
-	$(BIN)/python scripts/check_dist.py dist $(TAG)
-
 # torch first and alone: where a CPU build is configured or installed, nothing larger is fetched with the rest.
 $(STAMP): pyproject.toml constraints.txt src/covgrpo/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -58,6 +51,19 @@ $(VSTAMP): pyproject.toml constraints-verl.txt
 	$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-verl.txt
 	$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
+
+# A wheel and an sdist in dist/, checked. With TAG=v0.1.0 the version must be the tag's as well.
+.PHONY: dist
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python scripts/check_dist.py dist $(TAG)
+
+# One version of TRL against this checkout: make try-trl VERSION=1.17.0
+.PHONY: try-trl
+try-trl: $(STAMP)
+	$(BIN)/python scripts/try_trl.py $(VERSION)
 
 clean:
 	rm -rf $(VENV) $(VERL) runs build dist

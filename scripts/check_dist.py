@@ -1,7 +1,7 @@
 """Check what `make dist` built: one wheel and one sdist of one version, small, with nothing missing or superfluous.
 
-    python scripts/check_dist.py dist            # the version is any that CHANGELOG.md has
-    python scripts/check_dist.py dist v0.1.0     # and it is the tag's
+python scripts/check_dist.py dist            # the version is any that CHANGELOG.md has
+python scripts/check_dist.py dist v0.1.0     # and it is the tag's
 """
 
 import re
@@ -21,7 +21,7 @@ IN_WHEEL = {
 }  # fmt: skip
 IN_SDIST = {
     "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "UPGRADING.md",
-    "constraints.txt", "docs/methods.md", "pyproject.toml", "recipes/demo.yaml", "scripts/check_dist.py",
+    "constraints.txt", "docs/methods.md", "pyproject.toml", "recipes/warm.yaml", "scripts/check_dist.py",
     "src/covgrpo/cli/demo.yaml", "studies/main.yaml", "tests/test_core.py",
 }  # fmt: skip
 PICTURES = (".png", ".svg", ".pdf", ".gif")
@@ -45,8 +45,10 @@ def complaints(folder: Path, tag: str | None = None) -> list[str]:
     found += _about_wheel(files[0], version) + _about_sdist(files[1], version)
     if tag is not None and tag != f"v{version}":
         found.append(f"the tag is {tag} and the version {version}")
-    if not re.search(rf"^## \[{re.escape(version)}\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M):
-        found.append(f"CHANGELOG.md has no heading for {version}")
+    date = r" - \d{4}-\d\d-\d\d$" if tag else ""
+    heading = rf"^## \[{re.escape(version)}\]{date}"
+    if not re.search(heading, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE):
+        found.append(f"CHANGELOG.md has no heading for {version}{' with its date' if tag else ''}")
     return found
 
 
