@@ -1,12 +1,15 @@
-"""`covgrpo demo`: the recipe in the package, a run folder of its own each time, every flag of train."""
+"""`covgrpo demo`: the recipe in the package, a run folder of its own each time, every flag of train.
 
-import json
+`test_dist.py` runs it, and a report of it, from an installed wheel.
+"""
+
 from pathlib import Path
 
 import pytest
 
 from covgrpo.cli import command_line, main, train
 from covgrpo.cli.demo import RECIPE
+from covgrpo.runs.options import TrainOptions, read_yaml
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--model", "../tiny", "--steps", "1", "--prompts-per-step", "2", "--num-generations", "4", "--no-evaluate"]
@@ -36,24 +39,13 @@ def test_every_flag_of_train_is_taken_but_the_config_and_the_help_shows_the_reci
     assert "steps: 45" in capsys.readouterr().out
 
 
-def test_the_settings_are_the_recipes_and_flags_win(capsys):
-    assert main(["demo", "--dry-run", "--json", "--seed", "3"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert main(["train", "--config", str(RECIPE), "--dry-run", "--json", "--seed", "3"]) == 0
-    assert json.loads(capsys.readouterr().out) == plan
-    assert main(["demo", "--dry-run", "--steps", "7"]) == 0
-    assert "smollm2-135m on addition?min=1&max=9, 7 steps" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_run_goes_into_the_first_free_folder_and_can_be_reported(work, capsys):
-    Path("runs/demo").mkdir(parents=True)
-    assert main(["demo", *SMALL]) == 0
-    assert "next: covgrpo report runs/demo-2 " in capsys.readouterr().out
-    config = json.loads(Path("runs/demo-2/config.json").read_text())["options"]
-    assert (config["max_completion_length"], config["learning_rate"], config["steps"]) == (5, 2e-5, 1)
-    assert main(["report", "runs/demo-2"]) == 0
-    assert Path("runs/demo-2/report.html").stat().st_size > 10_000
+def test_the_settings_are_the_recipes_and_flags_win(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "_train", lambda options, args: seen.append(options) or 0)
+    assert main(["demo", "--seed", "3", "--steps", "7", "--output", "x"]) == 0
+    recipe = read_yaml(str(RECIPE))
+    assert (recipe["model"], recipe["steps"]) == ("smollm2-135m", 45)
+    assert seen == [TrainOptions(**{**recipe, "seed": 3, "steps": 7, "output": "x"})]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ assert weights.shape == (8, 5) and abs(float(weights.mean()) - 1) < 1e-5
 import covgrpo.metrics, covgrpo.rewards, covgrpo.tasks, covgrpo.verify
 import covgrpo.engines.tinker, covgrpo.engines.skyrl, covgrpo.engines.training_batch, covgrpo.report
 from covgrpo.trl import METHODS
-assert covgrpo.tasks.load_task("addition").problems("train", 3, 0)
+for name in ("addition", "countdown", "digits"):
+    task = covgrpo.tasks.load_task(name)
+    problem = task.problems("train", 1, 0)[0]
+    with covgrpo.verify.VerifierPool(task.verifier, 1) as pool:
+        assert pool.score([(problem.payload, problem.answer)])[0].failure is None
 """
 
 
