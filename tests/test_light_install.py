@@ -26,7 +26,7 @@ assert weights.shape == (8, 5) and abs(float(weights.mean()) - 1) < 1e-5
 import covgrpo.metrics, covgrpo.rewards, covgrpo.tasks, covgrpo.verify
 import covgrpo.engines.tinker, covgrpo.engines.skyrl, covgrpo.engines.training_batch, covgrpo.report
 from covgrpo.trl import METHODS
-for name in ("addition", "countdown", "digits"):
+for name in ("addition", "countdown", "digits:sort"):
     task = covgrpo.tasks.load_task(name)
     problem = task.problems("train", 1, 0)[0]
     with covgrpo.verify.VerifierPool(task.verifier, 1) as pool:
