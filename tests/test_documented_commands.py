@@ -1,4 +1,4 @@
-"""Every ``covgrpo ...`` command line in README, its like and docs is one that the command line takes."""
+"""Every ``covgrpo ...`` command line in README and docs is one that the command line takes."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from covgrpo.cli.flags import given_options
 from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 COMMAND = re.compile(r"(?:^|-m )covgrpo ([a-z]+ ?.*)")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_docs import dead_links, long_lines
 
 import covgrpo
 
@@ -66,6 +67,17 @@ def test_the_workflows_are_found_and_only_publishing_may_ask_for_an_identity():
         asking = {name for name, job in workflow["jobs"].items() if "id-token" in job.get("permissions", {})}
         assert asking <= {"publish", "deploy"}
         assert "secrets." not in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "CONTRIBUTING.md", "UPGRADING.md"])
+def test_a_page_of_the_root_has_short_lines_and_links_that_lead_somewhere(name):
+    text = (ROOT / name).read_text()
+    assert long_lines(text) == []
+    assert dead_links(text, ROOT / name) == []
+    called = re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE)
+    assert set(called) <= set(TARGET.findall((ROOT / "Makefile").read_text()))
+    scripts = re.findall(r"python (scripts/\S+\.py)", text)
+    assert all((ROOT / script).is_file() for script in scripts)
 
 
 def test_the_requirements_of_a_first_run_are_no_extras():
