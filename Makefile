@@ -13,7 +13,7 @@ FAST := core core_edge_cases core_ingredients core_invariances metrics noise tas
 .PHONY: demo test test-fast test-gpu test-verl lint docs clean
 
 demo: $(STAMP)
-	$(BIN)/covgrpo train --config recipes/demo.yaml --output $$($(BIN)/python scripts/free_name.py runs/demo)
+	$(BIN)/covgrpo demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -44,7 +44,7 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch first and alone: where a CPU build is configured or installed, nothing larger is fetched with the rest.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt src/covgrpo/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -56,6 +56,19 @@ $(VSTAMP): pyproject.toml constraints-verl.txt
 	$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-verl.txt
 	$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
+
+# A wheel and an sdist in dist/, checked. With TAG=v0.1.0 the version must be the tag's as well.
+.PHONY: dist
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python scripts/check_dist.py dist $(TAG)
+
+# One version of TRL against this checkout: make try-trl VERSION=1.17.0
+.PHONY: try-trl
+try-trl: $(STAMP)
+	$(BIN)/python scripts/try_trl.py $(VERSION)
 
 clean:
 	rm -rf $(VENV) $(VERL) runs build dist site

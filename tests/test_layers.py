@@ -14,7 +14,9 @@ ROOT = Path(covgrpo.__file__).parent
 # From low to high. A folder or module of the package imports those of lower rows and itself; those of one row do not
 # know each other. "" is the package's root: its version, and names that load on first use.
 LAYERS = (
-    {"": "version; the core's names on first use", "errors": "the one exception that a user is meant to read"},
+    {"errors": "the one exception that a user is meant to read"},
+    {"packages": "what is said where one is missing"},
+    {"": "version; the core's names on first use"},
     {
         "core": "the method as pure tensors",
         "files": "JSON lines, files written whole",

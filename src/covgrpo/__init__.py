@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
+        from covgrpo.packages import require
+
+        require("covgrpo", "torch")
         return getattr(import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'covgrpo' has no attribute {name!r}")
 

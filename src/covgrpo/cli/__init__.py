@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from covgrpo import __version__
 from covgrpo.cpu_defaults import set_cpu_defaults
 from covgrpo.errors import UserError
+from covgrpo.packages import explain
 
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of ``covgrpo``."""
-    from covgrpo.cli import bench, compare, evaluate, listing, report, table, train
+    from covgrpo.cli import bench, compare, demo, evaluate, listing, report, table, train
 
     parser = argparse.ArgumentParser(
         prog="covgrpo", description="Covariance-aware GRPO: train, evaluate, look inside.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"covgrpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, evaluate, compare, table, report, bench, listing):
+    for command in (demo, train, evaluate, compare, table, report, bench, listing):
         command.add_parser(commands)
     return parser
 
@@ -34,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except UserError as error:
         print(f"covgrpo: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (explained := explain(error, f"covgrpo {args.command}")) is None:
+            raise
+        print(f"covgrpo: {explained}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("covgrpo: interrupted", file=sys.stderr)

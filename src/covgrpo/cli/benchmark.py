@@ -10,6 +10,7 @@ from typing import Any
 from covgrpo.cli.flags import pairs
 from covgrpo.errors import UserError
 from covgrpo.files import write_text
+from covgrpo.packages import require
 
 _ONLY_HERE = (
     "completions",
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace, model: str | None) -> int:
     from covgrpo.verify import DEFAULT_MEMORY_GIB, VerifierPool, usable_cores
 
     _check(args, model)
+    require(f"benchmark {args.benchmark}", "math_verify")
     problems = load_benchmark(args.benchmark)[: args.problems]
     drawn, about = _completions(args, model, problems)
     workers, timeout_s = args.verifier_workers or usable_cores(), args.verifier_timeout or 5.0

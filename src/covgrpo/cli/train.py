@@ -11,7 +11,7 @@ from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
 
 _EXAMPLE = """examples:
   covgrpo train --task addition --num-examples 2 --max-completion-length 5 --steps 45
-  covgrpo train --config recipes/demo.yaml --seed 1 --output runs/demo-1
+  covgrpo train --config my.yaml --seed 1 --output runs/mine-1
   covgrpo train --task jsonl:problems.jsonl --answer-format boxed --model org/name --trl use_vllm=true
 """
 
@@ -27,13 +27,18 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options")
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a training run, which ``covgrpo demo`` takes as well."""
     dry = parser.add_argument_group("dry run")
     dry.add_argument("--dry-run", action="store_true", help="work the run out on paper: no model, no network, no files")
     dry.add_argument("--processes", type=int, metavar="N", help="devices to reckon with (1)")
     dry.add_argument("--shards", metavar="KIND", help="none, zero2, zero3 or fsdp2 (none)")
     dry.add_argument("--json", action="store_true", help="print the plan as one JSON object")
     add_option_flags(parser, TrainOptions)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

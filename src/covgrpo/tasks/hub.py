@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.packages import require
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
     Problem,
@@ -36,6 +37,7 @@ class HubTask:
 
     Raises:
         UserError: an unknown parameter or value. Nothing is read before the first :meth:`problems`.
+        MissingPackageError: there is no math-verify, or no datasets.
     """
 
     verifier = "covgrpo.tasks.jsonl:score"
@@ -44,6 +46,7 @@ class HubTask:
         self.params = merge_parameters(f"hub:{dataset}", params, _DEFAULTS)
         if self.params["split"] not in ("hash", "all"):
             raise UserError(f"Task 'hub:{dataset}': split must be 'hash' or 'all', not {self.params['split']!r}.")
+        require(f"Task 'hub:{dataset}'", "math_verify", "datasets")
         self.dataset = dataset
         self.spec = format_spec("hub", dataset, self.params, _DEFAULTS)
         self._problems: list[Problem] | None = None

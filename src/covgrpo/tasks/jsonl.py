@@ -10,6 +10,7 @@ from typing import Any
 
 from covgrpo.errors import UserError
 from covgrpo.files import json_objects, read_json_lines
+from covgrpo.packages import require
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
     Problem,
@@ -33,6 +34,7 @@ class JsonlTask:
     Raises:
         UserError: one sentence with the file, line and field: missing file, broken JSON, a line that is no object,
             a missing or empty field, a wrong type, an id given twice, an empty file, an unknown parameter.
+        MissingPackageError: there is no math-verify.
     """
 
     verifier = "covgrpo.tasks.jsonl:score"
@@ -42,6 +44,7 @@ class JsonlTask:
         merged = merge_parameters(f"jsonl:{path}", params, _DEFAULTS)
         if split not in ("hash", "all"):
             raise UserError(f"Task 'jsonl:{path}': split must be 'hash' or 'all', not {split!r}.")
+        require(f"Task 'jsonl:{path}'", "math_verify")
         self.split = split
         self.eval_fraction: float = merged["eval_fraction"]
         self.spec = format_spec("jsonl", path, merged, _DEFAULTS)

@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.packages import MissingPackageError, require
 from covgrpo.suggest import did_you_mean_or_known
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
@@ -119,11 +120,13 @@ class ReasoningGymTask:
 
     Raises:
         UserError: unknown dataset or parameter (with the nearest name), or a value that reasoning-gym refuses.
+        MissingPackageError: there is no reasoning-gym.
     """
 
     verifier = "covgrpo.tasks.reasoning_gym:score"
 
     def __init__(self, name: str, params: dict[str, Any] | None = None):
+        require(f"Task 'reasoning_gym:{name}'", "reasoning_gym")
         if name not in _datasets():
             raise UserError(f"reasoning-gym has no dataset {name!r}.{did_you_mean_or_known(name, _datasets())}")
         label = f"reasoning_gym:{name}"
@@ -150,8 +153,12 @@ class ReasoningGymTask:
 
     @staticmethod
     def info() -> list[TaskInfo]:
-        """One entry for each dataset. Imports reasoning-gym."""
+        """One entry for each dataset, or one for all where there is no reasoning-gym, which this imports."""
         entries = []
+        try:
+            require("this task", "reasoning_gym")
+        except MissingPackageError as error:
+            return [TaskInfo("reasoning_gym:NAME", f"About 100 tasks; {error}", dict(_OURS))]
         for name, (dataset_cls, _) in _datasets().items():
             defaults = {k: _json_default(d) for k, d in _config_defaults(name).items() if _is_settable(d)}
             summary = (inspect.getdoc(dataset_cls) or name).splitlines()[0]

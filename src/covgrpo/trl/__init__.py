@@ -6,6 +6,8 @@ The names load on first use, so that the methods can be looked up without TRL.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from covgrpo.packages import require
+
 _EXPORTS = {
     "METHODS": "covgrpo.trl.methods",
     "CovGRPOConfig": "covgrpo.trl.config",
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
+        if name != "METHODS":
+            require("covgrpo.trl", "trl", "transformers", "accelerate", "datasets")
         return getattr(import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'covgrpo.trl' has no attribute {name!r}")
 

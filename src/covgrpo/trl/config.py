@@ -83,8 +83,7 @@ class CovGRPOConfig(GRPOConfig):
             self.use_cpu = not torch.accelerator.is_available()
         if self.bf16 is None:
             self.bf16 = not self.fp16 and (cpu_has_bf16() if self.use_cpu else is_torch_bf16_gpu_available())
-        if self.gradient_checkpointing is None:
-            self.gradient_checkpointing = not self.use_cpu
+        self._decide_checkpointing()
         super().__post_init__()
         if self.weighting_scope not in WEIGHTING_SCOPES:
             known = ", ".join(WEIGHTING_SCOPES)
@@ -92,3 +91,10 @@ class CovGRPOConfig(GRPOConfig):
         if self.entropy_probe_steps < 0:
             raise ValueError(f"entropy_probe_steps is {self.entropy_probe_steps}; it must be at least 0.")
         choose_weighting(self)
+
+    def _decide_checkpointing(self) -> None:
+        """Where nothing is given: not on a CPU; under the new name where transformers (5.23) calls TRL's old."""
+        if self.gradient_checkpointing is not None or getattr(self, "activation_checkpointing", None) is not None:
+            return
+        name = "activation_checkpointing" if hasattr(self, "activation_checkpointing") else "gradient_checkpointing"
+        setattr(self, name, not self.use_cpu)

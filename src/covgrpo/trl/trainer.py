@@ -22,6 +22,7 @@ from covgrpo.trl.entropy_hold import TrainerEntropyHold
 from covgrpo.trl.entropy_probe import EntropyProbe
 from covgrpo.trl.gathering import row_places
 from covgrpo.trl.micro_batch import MicroBatch
+from covgrpo.trl.old_names import quiet_about_trl
 from covgrpo.trl.resume import EpochOrder, EpochSampler, checkpoint_for_all, load_state, save_state
 from covgrpo.trl.rollout import Rollout, scoring_inputs
 from covgrpo.trl.sampler import sampler_of
@@ -70,6 +71,7 @@ class CovGRPOTrainer(GRPOTrainer):
         if not isinstance(args, CovGRPOConfig):
             raise TypeError(f"args must be a CovGRPOConfig, got {type(args).__name__}: swap that name as well.")
         self.phases, self._epoch_order = Phases(), EpochOrder()
+        quiet_about_trl()
         super().__init__(model, reward_funcs, args, **kwargs)
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         weighting = choose_weighting(args)
