@@ -17,8 +17,9 @@ from trl import GRPOConfig
 import covgrpo
 import covgrpo.runs.record.folder
 from covgrpo.cli import main
-from covgrpo.runs.options import LOSS_TYPES, TrainOptions, parse_yaml
+from covgrpo.runs.options import LOSS_TYPES, TrainOptions
 from covgrpo.runs.record.folder import RunFolder
+from covgrpo.yaml_text import parse_yaml
 
 
 def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:

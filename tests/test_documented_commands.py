@@ -8,7 +8,8 @@ import pytest
 
 from covgrpo.cli import command_line
 from covgrpo.cli.flags import given_options
-from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
+from covgrpo.runs.options import TrainOptions, options_from_dict
+from covgrpo.yaml_text import read_yaml
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,8 +14,9 @@ from trl import GRPOConfig
 from covgrpo.cli import main
 from covgrpo.evaluation.table import COLUMNS, PAPER
 from covgrpo.models.shapes import KNOWN_SHAPES, shape_of
-from covgrpo.runs.options import TrainOptions, read_yaml
+from covgrpo.runs.options import TrainOptions
 from covgrpo.tasks import get_answer_format
+from covgrpo.yaml_text import read_yaml
 
 KEEPS_NO_CACHE = "gradient checkpointing keeps no cache: the update forwards each completion with its own prompt"
 ROOT = Path(__file__).parents[1]

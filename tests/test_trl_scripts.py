@@ -31,7 +31,7 @@ def test_hyperparameters_of_the_weighting_in_the_configuration_file(tmp_path):
 
 @pytest.mark.parametrize("text", ["ratio=0.001", '{"ratio": 0.001', "[0.001]", "0.001", '"ratio"', "", "[" * 100_000])
 def test_hyperparameters_that_are_no_object(text):
-    with pytest.raises(ValueError, match="^weighting_kwargs is .*; it must be a mapping, or as text a JSON object"):
+    with pytest.raises(ValueError, match=r"^weighting_kwargs is .*; it must be a mapping, or as text a JSON object"):
         CovGRPOConfig("out", weighting="clip_cov", weighting_kwargs=text)
 
 

@@ -30,7 +30,6 @@ def add_parser(commands: Any) -> None:
         "checkpoint.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("study", metavar="STUDY", help="YAML file of the study")
     parser.add_argument("--output", metavar="FOLDER", help="folder of records and tables; default: beside the file")
@@ -67,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers is {args.workers}; it must be at least 1.")
     if args.list:
+        for flag in ("adopt", "no_run", "figures", "report"):
+            if getattr(args, flag):
+                raise UserError(f"--list only lists; leave out --{flag.replace('_', '-')}.")
         return _list(study, folder, runs)
     for other in args.adopt:
         _adopt(study, folder, runs, Path(other))

@@ -13,6 +13,7 @@ from covgrpo.errors import UserError
 from covgrpo.processes import from_first
 from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
 from covgrpo.runs.libraries import quiet_libraries
+from covgrpo.runs.needed_packages import lacking
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.plan import Plan, plan_training
 from covgrpo.runs.prompts import check_prompts, prompt_tokens
@@ -82,6 +83,8 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     from covgrpo.models import load_model, resolve_model
 
     resolve_model(options.model)
+    for sentence in lacking(options):
+        raise UserError(sentence)
     args = trainer_config(options)
     check_evaluations(options, args)
     config = {"command": "train", "options": dataclasses.asdict(options), "trainer": _plain_config(args)}

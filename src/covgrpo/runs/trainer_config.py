@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.runs.needed_packages import check_deepspeed
 from covgrpo.runs.options import TrainOptions, typed_value, union_members
 from covgrpo.suggest import check_choice, did_you_mean
 
@@ -86,6 +87,8 @@ def _given_to_trl(given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any
         if name in _DECIDED_BY:
             raise UserError(f"trl: {name!r} follows from the option {_DECIDED_BY[name]!r}; set that one.")
         settings[name] = value
+        if name == "deepspeed" and value:
+            check_deepspeed(value)
         # Other types, such as those that TRL parses from text, are TRL's to check.
         if {*union_members(known[name])} <= {int, float, bool, type(None)}:
             settings[name] = typed_value(value, known[name], f"trl: option {name!r}")

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
+from covgrpo.runs.options import TrainOptions, options_from_dict
 from covgrpo.studies.spec import RunSpec, Study
 from covgrpo.suggest import check_choice
 from covgrpo.trl.methods import METHODS
+from covgrpo.yaml_text import read_yaml
 
 # How a study file says what `covgrpo train` calls by its own names.
 _EVALUATION = {

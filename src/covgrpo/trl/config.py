@@ -1,6 +1,7 @@
 """``CovGRPOConfig``: TRL's ``GRPOConfig`` with the weighting, and with defaults that follow the machine."""
 
 import json
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from trl import GRPOConfig
 
 from covgrpo.hardware import cpu_has_bf16
 from covgrpo.trl.choice import choose_weighting
+from covgrpo.trl.penalty import inert_penalty
 
 WEIGHTING_SCOPES = ("group", "batch")
 
@@ -93,7 +95,10 @@ class CovGRPOConfig(GRPOConfig):
             raise ValueError(f"unknown weighting_scope {self.weighting_scope!r}; known: {known}.")
         if self.entropy_probe_steps < 0:
             raise ValueError(f"entropy_probe_steps is {self.entropy_probe_steps}; it must be at least 0.")
-        choose_weighting(self)
+        if hasattr(choose_weighting(self), "penalties") and self.process_index == 0:
+            inert = inert_penalty(self)
+            if inert is not None:
+                logging.getLogger(__name__).warning(inert)
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any] | None:
