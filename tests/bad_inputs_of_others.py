@@ -19,7 +19,7 @@ EVAL: Rows = {
     "seed": ([*ADDITION, "--seed", "-1"], "--seed is -1; it must be at least 0"),
     "length": ([*ADDITION, "--max-completion-length", "0"], "max_completion_length is 0; it must be at least 1"),
     "examples": ([*ADDITION, "--num-examples", "99"], "num_examples is 99, but 65 can be used"),
-    "negative examples": ([*ADDITION, "--num-examples", "-1"], "num_examples"),
+    "negative examples": ([*ADDITION, "--num-examples", "-1"], "num_examples is -1; it must be at least 0"),
     "format": ([*ADDITION, "--answer-format", "x"], "answer_format 'x' is unknown"),
     "temperature": ([*ADDITION, "--temperature", "0"], "temperature is 0.0; it must be above 0"),
     "negative temperature": ([*ADDITION, "--temperature", "-1e-1"], "temperature is -0.1; it must be above 0"),
@@ -183,7 +183,10 @@ REPORT: Rows = {
         ["../run", "--output", "/dev/null", "--figures", "../good.jsonl/f"],
         "cannot write figures to",
     ),
-    "trl's folder": (["../trl"], "covgrpo.callbacks.RunWriter"),
+    "trl's folder": (
+        ["../trl"],
+        "for one of a TRL script, let it train with trainer.add_callback(RunWriter(trainer)), from covgrpo.callbacks.",
+    ),
 }
 
 BENCH: Rows = {

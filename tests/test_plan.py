@@ -273,21 +273,6 @@ def test_a_plain_run_in_words(capsys):
     assert any(rest == "rate                        1e-05, constant, over 100 steps, 0 of warm-up" for _, rest in lines)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--dry-run"], "no task given"),
-        (["--dry-run", "--task", "addition", "--processes", "3"], "does not divide over 3 processes"),
-        (["--dry-run", "--task", "addition", "--processes", "0"], "processes is 0"),
-        (["--dry-run", "--task", "addition", "--shards", "zero9"], "shards 'zero9' is unknown"),
-        (["--task", "addition", "--shards", "zero2"], "--shards belongs to --dry-run"),
-    ],
-)
-def test_bad_input(words, said, capsys):
-    assert main(["train", *words]) == 2
-    assert said in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_the_papers_run_on_a_tiny_model(tmp_path, monkeypatch, capsys):
     """The 1.5B recipe, model and data replaced and completions short, all else untouched; then evaluated and tabled.

@@ -254,16 +254,6 @@ def test_the_command_with_everything(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out/figures/reward.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_bad_arguments(tmp_path, capsys):
-    run = make_run(tmp_path / "run", steps=2)
-    assert main(["report", str(run), "--formats", "gif"]) == 2
-    assert "formats 'gif' is unknown" in capsys.readouterr().err
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    assert main(["report", str(run), "--output", str(blocked / "x.html")]) == 2
-    assert "cannot write" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_a_hundred_thousand_steps(tmp_path):
 

@@ -35,6 +35,28 @@ def test_hyperparameters_that_are_no_object(text):
         CovGRPOConfig("out", weighting="clip_cov", weighting_kwargs=text)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_iterations": 1, "gradient_accumulation_steps": 4}])
+def test_a_penalty_that_never_acts_is_said(options, caplog):
+    CovGRPOConfig("out", weighting="kl_cov", epsilon=1e6, **options)
+    (record,) = caplog.records
+    assert record.message.startswith("kl_cov will do nothing: its penalty is on what the second update of a batch")
+    assert record.message.count(".") == 1 and record.levelname == "WARNING"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weighting": "kl_cov", "epsilon": 1e6, "num_iterations": 2},
+        {"weighting": "kl_cov", "epsilon": 1e6, "steps_per_generation": 4},
+        {"weighting": "clip_cov", "epsilon": 1e6},
+        {},
+    ],
+)
+def test_nothing_is_said_where_it_acts(options, caplog):
+    CovGRPOConfig("out", **options)
+    assert caplog.records == []
+
+
 def test_a_configuration_survives_its_own_json():
     args = parsed(*CLIP, "--weighting_kwargs", '{"ratio": 0.001}')
     assert json.loads(args.to_json_string())["weighting_kwargs"] == {"ratio": 0.001}

@@ -30,16 +30,10 @@ def command_line() -> "Parser":
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``covgrpo``; returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _answer(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout is not None:  # None where it was closed
             sys.stdout.flush()
         return code
-    except UserError as error:
-        print(f"covgrpo: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("covgrpo: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output has gone (such as `| head`); nothing is left to say.
         _drop_output()
@@ -52,12 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(words: list[str]) -> int:
-    args = command_line().parse(words)
-    args.words = words
-    _import_from_here()
-    set_cpu_defaults()
-    return int(args.run(args))
+def _answer(words: list[str]) -> int:
+    """Run a command line; its errors as a sentence. Imports are in here, so that they can be interrupted as well."""
+    try:
+        args = command_line().parse(words)
+        args.words = words
+        _import_from_here()
+        set_cpu_defaults()
+        return int(args.run(args))
+    except UserError as error:
+        print(f"covgrpo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("covgrpo: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as end:  # argparse's, after --help and --version
+        return end.code if isinstance(end.code, int) else 0
 
 
 def _drop_output() -> None:

@@ -152,6 +152,7 @@ class TrainOptions:
             "tokens_per_step": 0, "entropy_probe_steps": 0, "eval_samples": 1, "warmup_steps": 0, "seed": 0,
             "eval_steps": 0, "eval_steps_samples": 1, "eval_task_length": 1, "eval_batch_size": 1,
             "max_prompt_length": 1, "schedule_steps": 1,
+            "num_examples": 0,
             "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0, "lora_r": 0, "lora_alpha": 1,
         }  # fmt: skip
         for name, bound in least.items():

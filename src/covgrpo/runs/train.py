@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.models.resolve import DTYPES
 from covgrpo.processes import from_first
 from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
 from covgrpo.runs.libraries import quiet_libraries
@@ -116,6 +117,7 @@ def plan(options: TrainOptions, processes: int = 1, shards: str = "none") -> Pla
         UserError: bad input; one sentence.
     """
     options.check()
+    check_choice("dtype", options.dtype, DTYPES)
     check_choice("shards", shards, ("none", "zero2", "zero3", "fsdp2"))
     if processes < 1:
         raise UserError(f"processes is {processes}; it must be at least 1.")

@@ -28,6 +28,13 @@ _DECIDED_BY = {
     **{name: name for name in (*_PASSED_ON, *_METHODS_OWN, "seed", "report_to", "weighting_kwargs")},
 }
 
+# Names that TRL would look at only after the first batch has been sampled.
+_CHOICES = {
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
+
 
 def trainer_config(options: TrainOptions) -> Any:
     """Return the ``CovGRPOConfig`` of a run.
@@ -87,6 +94,8 @@ def _given_to_trl(given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any
         if name in _DECIDED_BY:
             raise UserError(f"trl: {name!r} follows from the option {_DECIDED_BY[name]!r}; set that one.")
         settings[name] = value
+        if name in _CHOICES and not isinstance(value, bool):
+            check_choice(f"trl: option {name!r}:", str(value), _CHOICES[name])
         if name == "deepspeed" and value:
             check_deepspeed(value)
         # Other types, such as those that TRL parses from text, are TRL's to check.

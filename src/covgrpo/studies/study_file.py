@@ -58,7 +58,9 @@ def read_study(path: str | Path) -> Study:
                     runs.append(_run(regime, method, seed, options, source))
     _check_unique(runs, source)
     _check_parts(methods, regimes, source)
-    hard = list(values.get("hard_regimes") or [])
+    hard = values.get("hard_regimes") or []
+    if not isinstance(hard, list):
+        raise UserError(f"{source}: hard_regimes must be a list of regimes, not {hard!r}.")
     for name in hard:
         check_choice(f"{source}: hard_regimes", str(name), [regime for regime, _ in regimes])
     outcome, margin, secondary = _outcomes(values, source)
