@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -27,6 +28,9 @@ class Parser(argparse.ArgumentParser):
             UserError: always.
         """
         raise UserError(f"{self.prog.partition(' ')[2]}: {message}.".removeprefix(": "))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse's own swallows a full disk
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse a command line.

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.runs.hub import without_hub
 from covgrpo.runs.needed_packages import check_deepspeed
 from covgrpo.runs.options import TrainOptions, typed_value, union_members
 from covgrpo.suggest import check_choice, did_you_mean
@@ -66,7 +67,7 @@ def trainer_config(options: TrainOptions) -> Any:
     }
     settings.update({name: getattr(options, name) for name in _PASSED_ON})
     settings.update(_method_settings(options))
-    settings.update(given)
+    settings.update(without_hub(given))
     if options.loss_temperature not in (None, options.temperature):
         settings.update(_two_temperatures(options, settings.get("generation_kwargs") or {}))
     try:
