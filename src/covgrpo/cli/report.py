@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", metavar="FILE", help="HTML file; default: report.html in the run's folder, or here for several runs"
     )
-    parser.add_argument("--title", metavar="TEXT", help="title of the page; default: the runs' names")
+    parser.add_argument("--title", metavar="TEXT", help="title of the page; default: the run's name, or the set-ups")
     parser.add_argument("--markdown", metavar="FILE", help="also write a summary in Markdown")
     parser.add_argument("--figures", metavar="FOLDER", help="also draw each figure into a folder (needs matplotlib)")
     parser.add_argument("--formats", nargs="+", metavar="KIND", help="of the figures: png, svg, pdf (png and svg)")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         check_choice("formats", kind, _FORMATS)
     runs = [read_run(*_folder_and_label(text)) for text in args.runs]
     content = collect(runs)
-    title = args.title or ", ".join(group.label for group in content.groups)
+    title = args.title or (runs[0].label if len(runs) == 1 else ", ".join(group.label for group in content.groups))
     output = Path(args.output) if args.output else _default_output(runs)
     write_text(output, html_page(content, title))
     print(f"report: {output}")
