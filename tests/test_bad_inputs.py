@@ -50,9 +50,12 @@ CASES: dict[str, tuple[list[str], str, str, str | bytes]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def files() -> dict[str, str]:
-    return FILES
+@pytest.fixture(autouse=True)
+def plain_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No package that an option may need is installed, whatever this environment has."""
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", list)
+    monkeypatch.setattr("transformers.utils.is_liger_kernel_available", bool)
+    monkeypatch.setattr("transformers.integrations.deepspeed.is_deepspeed_available", bool)
 
 
 @pytest.mark.parametrize("name", CASES)
