@@ -75,46 +75,6 @@ def test_problems_without_completions_are_named(files, capsys):
     assert "2 problems have no completion and are left out" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ('{"id": "a"}', "line 1: field 'completion' is missing"),
-        ('{"id": "x", "completion": ""}', "line 1: no problem has the id 'x'"),
-        ('\n{"id": "a", "completion": 3}', "line 2: field 'completion' must be text, not 3"),
-        ("nonsense", "line 1: not valid JSON"),
-        ("[1]", "line 1: a JSON object is expected"),
-        ("", "the file holds no completion"),
-    ],
-)
-def test_bad_completions_are_one_sentence(files, capsys, text, said):
-    problems, completions = files
-    completions.write_text(text)
-    assert main(["eval", "--benchmark", str(problems), "--completions", str(completions)]) == 2
-    error = capsys.readouterr().err
-    assert said in error and str(completions) in error and error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--benchmark", "P"], "--benchmark needs a model or --completions"),
-        (["m", "--benchmark", "P", "--completions", "C"], "one of the two"),
-        (["--benchmark", "math50", "--completions", "C"], "Did you mean 'math500'?"),
-        (["--completions", "C"], "--completions needs --benchmark"),
-        (["m", "--benchmark", "P", "--top-p", "0"], "--top-p is 0.0"),
-        (["m", "--benchmark", "P", "--temperature", "-1"], "--temperature is -1.0"),
-        (["m", "--benchmark", "P", "--samples", "0"], "--samples is 0"),
-        (["m", "--benchmark", "P", "--engine", "magic"], "--engine 'magic' is unknown"),
-        (["m", "--benchmark", "P", "--task", "addition"], "exclude each other"),
-        (["--benchmark", "P", "--completions", "missing.jsonl"], "cannot read missing.jsonl"),
-    ],
-)
-def test_bad_flags_are_one_sentence(files, capsys, words, said):
-    named = {"P": str(files[0]), "C": str(files[1])}
-    assert main(["eval", *(named.get(word, word) for word in words)]) == 2
-    assert said in capsys.readouterr().err
-
-
 def test_a_name_without_the_hub_says_what_serves_instead(monkeypatch, capsys, files):
     def refuse(*args, **kwargs):
         raise ConnectionError("no\nnetwork")

@@ -1,7 +1,8 @@
-"""The command line as a user meets it: bad input, listings and help."""
+"""The command line as a user meets it: folders and disks that do not serve, listings, help. See bad_inputs.py too."""
 
 import dataclasses
 import errno
+import importlib.abc
 import json
 import os
 import re
@@ -9,136 +10,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cli_cases import command
+from cli_cases import command, refused
 from trl import GRPOConfig
 
 import covgrpo
 import covgrpo.runs.record.folder
 from covgrpo.cli import main
-from covgrpo.runs.options import LOSS_TYPES, TrainOptions, parse_yaml
+from covgrpo.runs.options import LOSS_TYPES, TrainOptions
 from covgrpo.runs.record.folder import RunFolder
+from covgrpo.yaml_text import parse_yaml
 
-
-def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """Exit code 2 and one line on stderr; returns it without the program's name."""
-    code = main(argv)
-    error = capsys.readouterr().err
-    assert code == 2
-    assert error.startswith("covgrpo: ")
-    assert error.endswith("\n")
-    assert error.count("\n") == 1
-    assert "Traceback" not in error
-    return error.removeprefix("covgrpo: ").rstrip("\n")
-
-
-# --- bad input of train --------------------------------------------------------------------------------------------
-
-BAD_OPTIONS = {
-    "task kind": (["--task", "adition"], "Task 'adition': unknown kind 'adition'. Did you mean 'addition'?"),
-    "no task": (["--task", ""], "no task given: pass --task"),
-    "reasoning_gym task": (["--task", "reasoning_gym:basic_aritmetic"], "'basic_aritmetic'. Did you mean 'basic_arit"),
-    "task parameter": (["--task", "addition?mox=3"], "has no parameter 'mox'. Did you mean 'max'?"),
-    "task parameter flag": (["--task-params", "mox=3"], "has no parameter 'mox'. Did you mean 'max'?"),
-    "task parameter type": (["--task-params", "max=many"], "parameter 'max' must be int, not 'many'"),
-    "pair without =": (["--task-params", "max"], "--task-params takes KEY=VALUE, not 'max'"),
-    "own task module": (["--task", "no.such:task"], "Task 'no.such:task' cannot be imported"),
-    "own task parameter": (["--task", "own.tasks:letters?level=3"], "does not take {'level': 3}"),
-    "too few problems": (["--num-examples", "100"], "has 65 training problems, too few for num_examples"),
-    "num_examples": (["--num-examples", "-1"], "num_examples must be at least 0, not -1"),
-    "answer format": (["--answer-format", "box"], "answer_format 'box' is unknown. Did you mean 'boxed'?"),
-    "model folder": (["--model", "./nothing"], "model folder './nothing' does not exist"),
-    "dtype": (["--dtype", "float3"], "model dtype 'float3' is not one of float32, "),
-    "context": (["--system-prompt", "x" * 300], "does not fit the model's context of 256 tokens"),
-    "completion over context": (["--max-completion-length", "256"], "max_completion_length 256 it does not fit"),
-    "one generation": (["--num-generations", "1"], "num_generations is 1; it must be at least 2"),
-    "no completion": (["--max-completion-length", "0"], "max_completion_length is 0; it must be at least 1"),
-    "micro batch": (["--micro-batch-size", "3"], "micro_batch_size is 3; it must divide the 8 completions"),
-    "nan": (["--learning-rate", "nan"], "learning_rate is nan; it must be finite"),
-    "temperature": (["--temperature", "0"], "temperature is 0.0; it must be above 0"),
-    "schedule_steps": (["--steps", "3", "--schedule-steps", "2"], "steps is 3; it must be at most schedule_steps, 2"),
-    "loss_temperature": (["--loss-temperature", "0"], "loss_temperature is 0.0; it must be above 0"),
-    "three temperatures": (
-        ["--loss-temperature", "0.5", "--trl", "generation_kwargs={temperature: 2}"],
-        "generation_kwargs must be a mapping without a temperature beside loss_temperature",
-    ),
-    "max_prompt_length": (
-        ["--max-prompt-length", "2"],
-        "max_prompt_length is 2, and the shortest training prompt has ",
-    ),
-    "beta": (["--beta", "-1"], "beta is -1.0; it must be at least 0"),
-    "adam_beta2": (["--adam-beta2", "2"], "adam_beta2 is 2.0; it must be at least 0 and below 1"),
-    "seed": (["--seed", "4294967296"], "seed is 4294967296; it must be below 2**32"),
-    "no reward": (["--correctness-weight", "0"], "correctness_weight and format_weight are both 0"),
-    "method": (["--method", "gausian"], "unknown method 'gausian'; known: grpo, gaussian, "),
-    "near method": (["--method", "gausian"], "Did you mean 'gaussian'?"),
-    "weighting": (["--weighting", "gausian"], "unknown weighting 'gausian'; known: gaussian, gaussian_through, "),
-    "near weighting": (["--weighting", "gausian"], "or module:Class. Did you mean 'gaussian'?"),
-    "own weighting": (["--weighting", "no.such:Class"], "weighting 'no.such:Class' cannot be imported"),
-    "weighting_kwargs": (["--weighting-kwargs", "x=1"], "weighting 'gaussian' does not take {'x': 1}"),
-    "weighting_scope": (["--weighting-scope", "bach"], "unknown weighting_scope 'bach'; known: group, batch"),
-    "scheduler": (["--lr-scheduler-type", "liner"], "lr_scheduler_type 'liner' is unknown; did you mean 'linear'?"),
-    "loss": (["--loss-type", "dopo"], "loss_type 'dopo' is unknown; did you mean 'dapo'?"),
-    "logger": (["--report-to", "nosuch"], "nosuch is not supported"),
-    "trl key": (["--trl", "top_p_=1"], "GRPOConfig has no option 'top_p_'. Did you mean 'top_p'?"),
-    "trl type": (["--trl", "top_k=many"], "trl: option 'top_k' must be int, not 'many'"),
-    "trl value": (["--trl", "generation_batch_size=7"], "generation_batch_size (7) must be divisible"),
-    "trl key of ours": (["--trl", "max_steps=2"], "'max_steps' follows from the option 'steps'"),
-    "trl without vllm": (["--trl", "use_vllm=true"], "vLLM is not available"),
-    "resume without a run": (["--resume"], "out has no config.json to resume from; leave out --resume"),
-    "output below a file": (["--output", "../tiny/config.json/run"], "../tiny/config.json/run: not a directory"),
-    "output in /proc": (["--output", "/proc/run"], "cannot use the run folder /proc/run"),
-    "no config": (["--config", "no.yaml"], "cannot read config no.yaml: no such file or directory"),
-    "config is a folder": (["--config", "."], "cannot read config .: is a directory"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_OPTIONS)
-def test_bad_options(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments, message = BAD_OPTIONS[name]
-    assert message in refused(capsys, command(*arguments))
-    assert list(work.iterdir()) == []  # no run folder is left
-
-
-BAD_LINES = {
-    "broken": ('{"problem": "a", "answer": "b"}\n{oops\n', "p.jsonl, line 2: not valid JSON"),
-    "field": ('\n{"problem": "a"}\n', "p.jsonl, line 2: field 'answer' is missing"),
-    "list": ("[1]\n", "p.jsonl, line 1: a JSON object is expected, not list"),
-    "empty": ("", "p.jsonl: the file holds no problem"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_LINES)
-def test_bad_problem_files(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text, message = BAD_LINES[name]
-    Path("p.jsonl").write_text(text)
-    assert message in refused(capsys, command(task="jsonl:p.jsonl"))
-    assert [path.name for path in work.iterdir()] == ["p.jsonl"]
-
-
-def test_missing_problem_file(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Cannot read 'p.jsonl': No such file" in refused(capsys, command(task="jsonl:p.jsonl"))
-
-
-BAD_CONFIGS = {
-    "key": ("learnig_rate: 1\n", "c.yaml: unknown option 'learnig_rate'. Did you mean 'learning_rate'?"),
-    "broken": ("task: [a\nb: c\n", "config c.yaml is not valid YAML: line 2: expected ',' or ']', but got ':'."),
-    "type": ("steps: many\n", "c.yaml: option 'steps' must be int, not 'many'"),
-    "bool": ("steps: true\n", "c.yaml: option 'steps' must be int, not True"),
-    "mapping": ("weighting_kwargs: 3\n", "c.yaml: option 'weighting_kwargs' must be dict, not 3"),
-    "list": ("- a\n", "config c.yaml must be a mapping of options, not list"),
-    "empty": ("", "config c.yaml must be a mapping of options, not NoneType"),
-    "binary": ("\0", "config c.yaml is not valid YAML"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_CONFIGS)
-def test_bad_configs(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text, message = BAD_CONFIGS[name]
-    Path("c.yaml").write_text(text)
-    assert message in refused(capsys, command("--config", "c.yaml"))
-    assert [path.name for path in work.iterdir()] == ["c.yaml"]
+# --- what train cannot use --------------------------------------------------------------------------------------------
 
 
 def copy_model(folder: str) -> Path:
@@ -207,26 +92,7 @@ def test_full_disk_later_keeps_what_there_is(
     assert [record["step"] for record in RunFolder(Path("out")).read_metrics()] == [1, 2]
 
 
-# --- bad input of the other commands -------------------------------------------------------------------------------
-
-BAD_EVALS = {
-    "no model": ([], "no model given"),
-    "two models": (["../tiny", "--model", "b"], "two models given: '../tiny' and 'b'"),
-    "no task": (["../tiny"], "no task given"),
-    "samples": (["../tiny", "--task", "addition", "--samples", "-1"], "--samples is -1; it must be at least 0"),
-    "problems": (["../tiny", "--task", "addition", "--problems", "0"], "--problems is 0; it must be at least 1"),
-    "no folder": (["./nothing", "--task", "addition"], "model folder './nothing' does not exist"),
-    "examples": (["../tiny", "--task", "addition", "--num-examples", "99"], "num_examples is 99, but 65 can be used"),
-    "format": (["../tiny", "--task", "addition", "--answer-format", "x"], "answer_format 'x' is unknown"),
-    "temperature": (["../tiny", "--task", "addition", "--temperature", "0"], "temperature is 0.0; it must be above 0"),
-    "context": (["../tiny", "--task", "addition", "--system-prompt", "x" * 300], "does not fit the model's context"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_EVALS)
-def test_bad_eval(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments, message = BAD_EVALS[name]
-    assert message in refused(capsys, ["eval", *arguments])
+# --- what eval cannot use -------------------------------------------------------------------------------
 
 
 def test_eval_of_what_has_no_model(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,27 +100,6 @@ def test_eval_of_what_has_no_model(work: Path, capsys: pytest.CaptureFixture[str
     assert "run out has no model yet" in refused(capsys, ["eval", "out"])
     Path("out/config.json").write_text("{}")
     assert "out/config.json is neither a run's nor beside a model's tokenizer" in refused(capsys, ["eval", "out"])
-
-
-def test_unknown_task_pattern(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, ["tasks", "zzz"]) == "no task's name holds 'zzz'."
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        ([], "the following arguments are required: COMMAND"),
-        (["train", "--stepz", "3"], "unrecognized arguments: --stepz 3"),
-        (["train", "--step", "3"], "unrecognized arguments: --step 3"),  # no abbreviations
-        (["train", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
-        (["eval", "m", "--split", "test"], "argument --split: invalid choice: 'test'"),
-    ],
-)
-def test_argparse_errors(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(argv)
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 # --- listings and help ---------------------------------------------------------------------------------------------
@@ -266,6 +111,55 @@ def test_version_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == f"covgrpo {covgrpo.__version__}\n"
+
+
+def run_covgrpo(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from covgrpo.cli import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True, timeout=120, **options
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["models"], ["--help"]])
+def test_output_onto_a_full_disk(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = run_covgrpo(*words, stdout=full)
+    assert (done.returncode, done.stderr) == (2, "covgrpo: no space left for the output\n")
+
+
+@pytest.mark.parametrize("words", [["models"], ["train", "--help"]])
+def test_output_that_nobody_reads(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_covgrpo(*words, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_is_closed() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m covgrpo models >&-', sys.executable], stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["covgrpo.cli.train", "covgrpo.report", "covgrpo.studies"])
+def test_an_interrupt_during_imports(
+    module: str, work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, *rest: object) -> None:
+            if name == module:
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    package, _, child = module.rpartition(".")
+    monkeypatch.delattr(sys.modules[package], child, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    words = {"covgrpo.studies": ["compare", "x.yaml"], "covgrpo.report": ["report", "x"]}
+    assert main(words.get(module, ["models"])) == 130
+    assert capsys.readouterr().err == "covgrpo: interrupted\n"
 
 
 def test_tasks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,9 +190,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_train_help_documents_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["train", "--help"])
-    assert exit_.value.code == 0
+    assert main(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(TrainOptions):
         flag = "--" + field.name.replace("_", "-")

@@ -20,6 +20,7 @@ LAYERS = (
     {
         "core": "the method as pure tensors",
         "files": "JSON lines, files written whole",
+        "yaml_text": "YAML that means one thing",
         "suggest": "what a mistyped name was meant to be",
         "hardware": "what the machine can do",
         "processes": "what the processes of a run tell each other",

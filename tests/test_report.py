@@ -13,6 +13,8 @@ from report_cases import make_run, metrics_of, sample_of, write_lines
 from covgrpo.cli import main
 from covgrpo.errors import UserError
 from covgrpo.report import collect, html_page, markdown_summary, read_run
+from covgrpo.report.conclusion import conclusions
+from covgrpo.report.reading import RunRecords
 from covgrpo.report.series import MOST_POINTS, correlation, curve
 
 
@@ -254,16 +256,6 @@ def test_the_command_with_everything(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out/figures/reward.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_bad_arguments(tmp_path, capsys):
-    run = make_run(tmp_path / "run", steps=2)
-    assert main(["report", str(run), "--formats", "gif"]) == 2
-    assert "formats 'gif' is unknown" in capsys.readouterr().err
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    assert main(["report", str(run), "--output", str(blocked / "x.html")]) == 2
-    assert "cannot write" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_a_hundred_thousand_steps(tmp_path):
 
@@ -280,3 +272,51 @@ def test_a_hundred_thousand_steps(tmp_path):
     assert main(["report", str(run)]) == 0
     assert time.process_time() - started < 30
     assert (run / "report.html").stat().st_size < 5e6
+
+
+# --- what is concluded -----------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_called_after_its_run_and_says_what_to_conclude(tmp_path):
+    run = make_run(tmp_path / "my-run")
+    assert main(["report", str(run), "--markdown", str(tmp_path / "s.md")]) == 0
+    assert "<title>my-run</title>" in (run / "report.html").read_text()
+    summary = (tmp_path / "s.md").read_text()
+    assert "## my-run\n\ngaussian: the reward rose from 0." in summary
+    assert "went from 0.250 to 1.000 (their intervals overlap, so no change is shown)." in summary
+
+
+def records(rewards, **more):
+    return [{"step": step, "reward": reward, **more} for step, reward in enumerate(rewards, start=1)]
+
+
+def of(label, *metrics, evaluation=None):
+    runs = [RunRecords(Path(f"{label}-{i}"), label, {}, evaluation or {}, one) for i, one in enumerate(metrics)]
+    return conclusions({label: runs})
+
+
+def test_a_change_within_the_scatter_of_the_steps_is_none():
+    noise = [0.4, 0.6] * 10
+    assert of("a", records(noise)) == ["a: the reward stayed at about 0.5."]
+    assert of("a", records([*noise[:10], 0.9, *noise[11:]])) == ["a: the reward stayed at about 0.55."]
+    assert of("a", records([0.1] * 10 + [0.2] * 10)) == ["a: the reward rose from 0.1 to 0.2."]
+    assert of("a", records([0.2] * 10 + [0.1] * 10, entropy=1.0)) == [
+        "a: the reward fell from 0.2 to 0.1; the entropy stayed at about 1 nats a token."
+    ]
+    assert of("a", records([0.1] * 19)) == []  # too few steps
+
+
+def test_intervals_decide_on_the_accuracy():
+    low, high = ({"greedy": {"accuracy": x, "low": x - 0.1, "high": x + 0.1}} for x in (0.3, 0.9))
+    text = "held-out accuracy, greedy, went from 0.300 to 0.900 (their intervals do not overlap)."
+    assert of("a", records([]), evaluation={"before": low, "after": high}) == [f"a: {text}"]
+    assert of("a", records([]), evaluation={"before": low}) == []
+    assert of("a", records([]), records([]), evaluation={"before": low, "after": high}) == []
+
+
+def test_few_seeds_say_nothing_on_which_is_better():
+    one, three = ([RunRecords(Path("x"), "x")] * n for n in (1, 3))
+    assert "a has 1 of the three seeds or more" in conclusions({"a": one, "b": three})[-1]
+    assert conclusions({"a": three, "b": three})[-1].startswith("The bands are extremes over seeds, no intervals")
+    idle = records([0.0] * 30, frac_reward_zero_std=1.0)
+    assert of("a", idle)[0].startswith("a: nothing was learnt in 30 steps")

@@ -154,3 +154,28 @@ def test_colours_follow_the_scheme(page):
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(23, 24, 27)" if dark else "rgb(255, 255, 255)")
+
+
+def test_axes_of_flat_curves_and_of_steps(page):
+    assert page.evaluate("[ranges.any(null, 0, 0), ranges.any(null, 2, 2), ranges.any(null, null, null)]") == [
+        [0, 1], [1.8, 2.2], [0, 1],
+    ]  # fmt: skip
+    low, high = page.evaluate("ranges.any(null, 0.5, 2)")
+    assert low <= 0.5 and 2 <= high < 3
+    assert page.evaluate("[ranges.steps(null, 3, 3), ranges.steps(null, 1, 60)]") == [[2, 4], [1, 60]]
+    assert all(tick == int(tick) for tick in page.evaluate("ranges.stepTicks"))
+
+
+def test_a_sentence_says_what_to_conclude(page):
+    texts = page.locator(".conclusions li").all_inner_texts()
+    assert texts[0].startswith("gaussian: the reward rose from 0.2")
+    assert "Which is better cannot be told from this" in texts[-1]
+
+
+def test_a_table_wider_than_the_screen_says_so(page):
+    for table in ("#quantiles", "#damped"):
+        holder = page.locator(f".wide:has({table})")
+        wider = holder.evaluate("holder => holder.scrollWidth > holder.clientWidth")
+        assert page.locator(f".hint:has(+ .wide {table})").is_visible() == wider
+    if page.viewport_size["width"] < 400:
+        assert page.locator(".hint:has(+ .wide #damped)").is_visible()

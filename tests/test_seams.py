@@ -1,6 +1,7 @@
 """The private methods of pinned libraries that are overridden or called: an upgrade that moves them fails here."""
 
 import inspect
+import typing
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,36 @@ def test_version_range():
 )
 def test_overridden_methods_have_the_expected_signature(method, expected):
     assert parameters(getattr(GRPOTrainer, method)) == expected
+
+
+def test_the_trainer_takes_trls_arguments():
+    """By position and by name, with the same defaults; only the type of ``args`` is ours."""
+    from covgrpo.trl import CovGRPOTrainer
+
+    theirs, mine = (inspect.signature(each.__init__).parameters for each in (GRPOTrainer, CovGRPOTrainer))
+    assert [(p.name, p.default, p.kind) for p in mine.values()] == [
+        (p.name, p.default, p.kind) for p in theirs.values()
+    ]
+    assert all(p.annotation not in (inspect.Parameter.empty, "Any", typing.Any) for p in [*mine.values()][1:])
+
+
+def test_the_trainer_hands_each_argument_on_under_its_own_name(monkeypatch):
+    from covgrpo.trl import CovGRPOConfig, CovGRPOTrainer
+
+    signature, seen = inspect.signature(GRPOTrainer.__init__), {}
+
+    def init(self, *args, **kwargs):
+        seen.update(signature.bind(self, *args, **kwargs).arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr(GRPOTrainer, "__init__", init)
+    names = [*signature.parameters][1:]
+    given = {name: object() for name in names} | {"args": CovGRPOConfig("out", use_cpu=True, bf16=False)}
+    for args, kwargs in ((given.values(), {}), ((), given)):
+        seen.clear()
+        with pytest.raises(InterruptedError):
+            CovGRPOTrainer(*args, **kwargs)
+        assert {name: seen[name] for name in names} == given
 
 
 def test_scoring_seam_starts_with_the_expected_parameters():

@@ -110,7 +110,7 @@ def test_shards_are_a_partition_that_keeps_pairs(tmp_path, count):
         (("threads: 1", "seed: 1"), ["'seed'"]),
         (("grpo: {}, gaussian", "grpoo: {}, gaussian"), ["methods: grpoo", "'grpoo'", "'grpo'"]),
         (("gaussian: {}", "mine: {method: gausian}"), ["methods: mine", "'gausian'", "'gaussian'"]),
-        (("every: 10", "problems: 3"), ["every"]),
+        (("every: 10, ", ""), ["every"]),
         (("every: 10", "evry: 10"), ["'evry'", "'every'"]),
         (("every: 10", "every: 10, hardr: {}"), ["evaluation", "'hardr'", "'harder'"]),
         (("every: 10", "every: 10, harder: {tsk: addition}"), ["harder", "'tsk'", "'task'"]),

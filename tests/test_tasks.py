@@ -325,6 +325,16 @@ def test_jsonl_errors_name_file_line_and_field(tmp_path, lines, words):
         assert word in str(caught.value)
 
 
+def test_jsonl_fields_by_name(tmp_path):
+    path = write(tmp_path, '{"q": "1+1?", "gold": 2, "answer": "no", "id": "a"}')
+    task = load_task(f"{_spec(path)}?question=q&answer=gold&split=all")
+    assert task.problems("train", 1, 0) == [Problem("a", "1+1?", "2", {"gold": "2"})]
+    assert task.spec.endswith(".jsonl?answer=gold&question=q&split=all")
+    assert load_task(task.spec).spec == task.spec
+    with pytest.raises(UserError, match="line 1: field 'problem' is missing; the line has q, gold, answer, id"):
+        load_task(_spec(path))
+
+
 def test_jsonl_refuses_what_it_cannot_read(tmp_path):
     with pytest.raises(UserError, match="absent"):
         load_task(f"jsonl:{tmp_path}/absent.jsonl")

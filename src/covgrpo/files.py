@@ -1,11 +1,12 @@
 """JSON lines that may be torn, and files that are written whole or not at all. Standard library only."""
 
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 from covgrpo.errors import UserError
 
@@ -31,8 +32,51 @@ class JsonLine(NamedTuple):
     ended: bool = True
 
 
-def read_json_lines(path: Path) -> Iterator[JsonLine]:
+class AmbiguousError(ValueError):
+    """Python reads the text as JSON, and as something else than it looks."""
+
+
+def parse_exactly(text: str) -> Any:
+    """Parse JSON of a user's own.
+
+    Raises:
+        AmbiguousError: a key twice in one object, a number that is none or beyond a float's range, or half a character.
+        ValueError: it is no JSON.
+    """
+    value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            code = ord(error.object[error.start])
+            raise AmbiguousError(f"\\u{code:04x} is half of a character (a lone surrogate)") from error
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise AmbiguousError(f"field {twice!r} is given twice")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise AmbiguousError(f"{name} is no number; write text in quotes")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise AmbiguousError(f"{text} is beyond the range of a float; write text in quotes")
+    return value
+
+
+def read_json_lines(path: Path, parse: Callable[[str], Any] = json.loads) -> Iterator[JsonLine]:
     """The lines of a UTF-8 file as they are read, blank ones too; a byte order mark at its start is left out.
+
+    ``parse`` reads one; for files of a user's own :func:`parse_exactly`.
 
     Raises:
         OSError: the file cannot be read.
@@ -43,7 +87,7 @@ def read_json_lines(path: Path) -> Iterator[JsonLine]:
             if number == 1:
                 raw = raw.removeprefix(_BYTE_ORDER_MARK)
             try:
-                value = json.loads(raw.decode("utf-8"))
+                value = parse(raw.decode("utf-8"))
             except (ValueError, RecursionError) as error:
                 yield JsonLine(number, raw, error=error, ended=ended)
             else:
@@ -60,6 +104,8 @@ def json_objects(path: Path, lines: Iterable[JsonLine]) -> Iterator[tuple[str, d
         if not line.raw.strip():
             continue
         where = f"{path}, line {line.number}"
+        if isinstance(line.error, AmbiguousError):
+            raise UserError(f"{where}: {line.error}.") from line.error
         if line.error is not None:
             raise UserError(f"{where}: not valid JSON ({line.error}).") from line.error
         if not isinstance(line.value, dict):

@@ -100,4 +100,3 @@ def test_logps_of_the_drawn_tokens_are_the_trainers(smollm2):
     assert len(differences) > 100
     assert differences[len(differences) // 2] < 0.03
     assert differences[-1] < 0.5
-

@@ -12,9 +12,7 @@ from vllm import LLM, SamplingParams
 def main() -> None:
     model, count = sys.argv[1], int(sys.argv[2])
     llm = LLM(model=model, enforce_eager=True, max_model_len=512, seed=0)
-    parameters = [
-        SamplingParams(temperature=1.0, top_p=1.0, max_tokens=24, seed=i, logprobs=0) for i in range(count)
-    ]
+    parameters = [SamplingParams(temperature=1.0, top_p=1.0, max_tokens=24, seed=i, logprobs=0) for i in range(count)]
     found = llm.chat([[{"role": "user", "content": f"What is {i} + 3?"}] for i in range(count)], parameters)
     rows = []
     for result in found:

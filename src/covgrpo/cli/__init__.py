@@ -1,23 +1,26 @@
 """The command line. Thin: it reads flags, calls the package, and prints."""
 
-import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from covgrpo import __version__
 from covgrpo.cpu_defaults import set_cpu_defaults
 from covgrpo.errors import UserError
 from covgrpo.packages import explain
 
+if TYPE_CHECKING:
+    from covgrpo.cli.parser import Parser
 
-def command_line() -> argparse.ArgumentParser:
+
+def command_line() -> "Parser":
     """Return the parser of ``covgrpo``."""
     from covgrpo.cli import bench, compare, demo, evaluate, listing, report, table, train
+    from covgrpo.cli.parser import Parser
 
-    parser = argparse.ArgumentParser(
-        prog="covgrpo", description="Covariance-aware GRPO: train, evaluate, look inside.", allow_abbrev=False
-    )
+    parser = Parser(prog="covgrpo", description="Covariance-aware GRPO: train, evaluate, look inside.")
     parser.add_argument("--version", action="version", version=f"covgrpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (demo, train, evaluate, compare, table, report, bench, listing):
@@ -27,11 +30,30 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``covgrpo``; returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
-    args = command_line().parse_args(argv)
-    args.words = list(sys.argv[1:] if argv is None else argv)
-    _import_from_here()
-    set_cpu_defaults()
     try:
+        code = _answer(list(sys.argv[1:] if argv is None else argv))
+        if sys.stdout is not None:  # None where it was closed
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of our output has gone (such as `| head`); nothing is left to say.
+        _drop_output()
+        return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _drop_output()
+        print("covgrpo: no space left for the output", file=sys.stderr)
+        return 2
+
+
+def _answer(words: list[str]) -> int:
+    """Run a command line; its errors as a sentence. Imports are in here, so that they can be interrupted as well."""
+    try:
+        args = command_line().parse(words)
+        args.words = words
+        _import_from_here()
+        set_cpu_defaults()
         return int(args.run(args))
     except UserError as error:
         print(f"covgrpo: {error}", file=sys.stderr)
@@ -44,10 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("covgrpo: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (such as `| head`); nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as end:  # argparse's, after --help and --version
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _drop_output() -> None:
+    """Let what is still to be written go nowhere, as the interpreter tries again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _import_from_here() -> None:

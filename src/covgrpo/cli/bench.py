@@ -27,7 +27,6 @@ def add_parser(commands: Any) -> None:
         "same completions, each in a process of its own. Run it on a machine that does nothing else.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_option_flags(parser, BenchCase)
     parser.add_argument("--sweep", choices=tuple(SWEEPS), help="measure at several points of one axis")

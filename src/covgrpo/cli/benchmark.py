@@ -42,7 +42,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=float, metavar="X", help="probability mass that is drawn from (0.95)")
     group.add_argument("--engine", metavar="NAME", help="auto (vLLM where it is, else ours), vllm or own (auto)")
     group.add_argument(
-        "--vllm", action="append", metavar="KEY=VALUE", help="argument of vllm.LLM, as tensor_parallel_size=2. Repeatable."
+        "--vllm",
+        action="append",
+        metavar="KEY=VALUE",
+        help="argument of vllm.LLM (tensor_parallel_size=2). Repeatable.",
     )
     group.add_argument("--verifier-workers", type=int, metavar="N", help="verifier processes (one a core)")
     group.add_argument("--verifier-timeout", type=float, metavar="S", help="seconds that a verifier may take (5)")

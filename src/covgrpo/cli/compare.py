@@ -1,6 +1,7 @@
 """``covgrpo compare``."""
 
 import argparse
+import dataclasses
 import re
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from covgrpo.cli.display import duration
 from covgrpo.errors import UserError
 from covgrpo.files import write_text
+from covgrpo.suggest import check_choice
 
 _EXAMPLE = """examples:
   covgrpo compare studies/demo.yaml --list
@@ -30,7 +32,6 @@ def add_parser(commands: Any) -> None:
         "checkpoint.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("study", metavar="STUDY", help="YAML file of the study")
     parser.add_argument("--output", metavar="FOLDER", help="folder of records and tables; default: beside the file")
@@ -54,6 +55,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run and compare; 0, 1 if a run failed, or the signal's exit code if one stopped it."""
+    from covgrpo.runs.options import TrainOptions
     from covgrpo.studies import read_study
 
     study = read_study(args.study)
@@ -66,7 +68,12 @@ def run(args: argparse.Namespace) -> int:
         runs = [spec for spec in runs if any(text in spec.id for text in args.only)]
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers is {args.workers}; it must be at least 1.")
+    for name in args.tuned:
+        check_choice("--tuned", name, [field.name for field in dataclasses.fields(TrainOptions)])
     if args.list:
+        for flag in ("adopt", "no_run", "figures", "report"):
+            if getattr(args, flag):
+                raise UserError(f"--list only lists; leave out --{flag.replace('_', '-')}.")
         return _list(study, folder, runs)
     for other in args.adopt:
         _adopt(study, folder, runs, Path(other))

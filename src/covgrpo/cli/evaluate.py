@@ -26,7 +26,6 @@ def add_parser(commands: Any) -> None:
         "With --benchmark: avg@k, pass@k and maj@k on a mathematics benchmark, of a model or of --completions.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="run folder or model")
     parser.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as a flag")

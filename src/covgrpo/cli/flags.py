@@ -7,7 +7,7 @@ import typing
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.options import parse_yaml
+from covgrpo.yaml_text import AmbiguousError, YamlError, parse_yaml
 
 
 def add_option_flags(parser: argparse.ArgumentParser, options: type) -> None:
@@ -25,7 +25,7 @@ def given_options(args: argparse.Namespace, options: type) -> dict[str, Any]:
     """Return the options that were given as flags; KEY=VALUE pairs are merged into one mapping.
 
     Raises:
-        UserError: a pair without ``=``.
+        UserError: a pair without ``=``, or a value that YAML reads as another number than it looks.
     """
     names = {field.name for field in dataclasses.fields(options)}
     found = {name: value for name, value in vars(args).items() if name in names}
@@ -71,12 +71,12 @@ def _with_default(text: str, field: dataclasses.Field[Any]) -> str:
 
 
 def _pair(name: str, text: str) -> tuple[str, Any]:
-    import yaml
-
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"--{name.replace('_', '-')} takes KEY=VALUE, not {text!r}.")
     try:
         return key, parse_yaml(value)
-    except yaml.YAMLError:
+    except AmbiguousError as error:
+        raise UserError(f"--{name.replace('_', '-')} {text:.60}: {error}.") from error
+    except YamlError:
         return key, value

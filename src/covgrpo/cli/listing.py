@@ -8,9 +8,9 @@ from typing import Any
 
 def add_parser(commands: Any) -> None:
     """Add both sub-commands."""
-    tasks = commands.add_parser("tasks", help="list tasks and their parameters", allow_abbrev=False)
+    tasks = commands.add_parser("tasks", help="list tasks and their parameters")
     tasks.add_argument("pattern", nargs="?", default="", help="only tasks whose name holds this text")
-    models = commands.add_parser("models", help="list built-in models", allow_abbrev=False)
+    models = commands.add_parser("models", help="list built-in models")
     for parser, function in ((tasks, run_tasks), (models, run_models)):
         parser.add_argument("--json", action="store_true", help="print one JSON array")
         parser.set_defaults(run=function)

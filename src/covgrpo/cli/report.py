@@ -25,18 +25,15 @@ def add_parser(commands: Any) -> None:
         "but the seed are drawn as one curve with a band.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or FOLDER=LABEL")
     parser.add_argument(
         "--output", metavar="FILE", help="HTML file; default: report.html in the run's folder, or here for several runs"
     )
-    parser.add_argument("--title", metavar="TEXT", help="title of the page; default: the runs' names")
+    parser.add_argument("--title", metavar="TEXT", help="title of the page; default: the run's name, or the set-ups")
     parser.add_argument("--markdown", metavar="FILE", help="also write a summary in Markdown")
     parser.add_argument("--figures", metavar="FOLDER", help="also draw each figure into a folder (needs matplotlib)")
-    parser.add_argument(
-        "--formats", nargs="+", metavar="KIND", default=["png", "svg"], help="of the figures: png, svg, pdf"
-    )
+    parser.add_argument("--formats", nargs="+", metavar="KIND", help="of the figures: png, svg, pdf (png and svg)")
     parser.set_defaults(run=run)
 
 
@@ -45,11 +42,14 @@ def run(args: argparse.Namespace) -> int:
     from covgrpo.report import collect, html_page, markdown_summary, read_run
     from covgrpo.suggest import check_choice
 
-    for kind in args.formats:
+    if args.formats and not args.figures:
+        raise UserError("--formats needs --figures.")
+    formats = args.formats or ["png", "svg"]
+    for kind in formats:
         check_choice("formats", kind, _FORMATS)
     runs = [read_run(*_folder_and_label(text)) for text in args.runs]
     content = collect(runs)
-    title = args.title or ", ".join(group.label for group in content.groups)
+    title = args.title or (runs[0].label if len(runs) == 1 else ", ".join(group.label for group in content.groups))
     output = Path(args.output) if args.output else _default_output(runs)
     write_text(output, html_page(content, title))
     print(f"report: {output}")
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         write_text(Path(args.markdown), markdown_summary(content, title))
         print(f"summary: {args.markdown}")
     if args.figures:
-        _draw(content, Path(args.figures), args.formats)
+        _draw(content, Path(args.figures), formats)
     for text in content.skipped:
         print(f"left out: {text}")
     return 0

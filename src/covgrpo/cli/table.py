@@ -19,7 +19,6 @@ def add_parser(commands: Any) -> None:
         "each benchmark; fractions with 95 %% intervals over problems.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("results", nargs="+", metavar="FILE", help="result of covgrpo eval")
     parser.add_argument(

@@ -7,7 +7,8 @@ from typing import Any
 
 from covgrpo.cli.flags import add_option_flags, given_options
 from covgrpo.errors import UserError
-from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
+from covgrpo.runs.options import TrainOptions, options_from_dict
+from covgrpo.yaml_text import read_yaml
 
 _EXAMPLE = """examples:
   covgrpo train --task addition --num-examples 2 --max-completion-length 5 --steps 45
@@ -24,7 +25,6 @@ def add_parser(commands: Any) -> None:
         description="Train a model on a task. Flags win over the config file; both have the same names.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options")
     add_flags(parser)

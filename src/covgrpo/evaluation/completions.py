@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.files import json_objects, read_json_lines
+from covgrpo.files import json_objects, parse_exactly, read_json_lines
 from covgrpo.suggest import did_you_mean_or_known
 
 
@@ -22,7 +22,7 @@ def read_completions(path: str | Path, known: Collection[str]) -> dict[str, list
     """
     path = Path(path)
     try:
-        lines = list(read_json_lines(path))
+        lines = list(read_json_lines(path, parse_exactly))
     except OSError as error:
         raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}.") from error
     found: dict[str, list[str]] = {}

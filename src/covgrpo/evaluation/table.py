@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,12 @@ def _read(path: Path) -> dict[str, Any]:
     names = ("label", "benchmark", "accuracy", "low", "high")
     if not isinstance(found, dict) or any(name not in found for name in names):
         raise UserError(f"{path} is no result of `covgrpo eval --benchmark ... --result FILE`.")
+    for name in names:
+        value = found[name]
+        text = name in ("label", "benchmark")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (isinstance(value, str) if text else number):
+            raise UserError(f"{path}: {name} must be {'text' if text else 'a number'}, not {value!r}.")
     return found
 
 

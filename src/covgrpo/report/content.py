@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from covgrpo.report.conclusion import conclusions
 from covgrpo.report.idle import nothing_learnt
 from covgrpo.report.reading import RunRecords
 from covgrpo.report.series import Curve, correlation, curve, last, number
@@ -67,6 +68,7 @@ class Content:
     curves: dict[str, list[Curve | None]]  # metric -> one curve a group
     tables: list[dict[str, Any]]  # covariance quantiles, one a group
     entropy_changes: list[dict[str, Any] | None]  # one a group
+    conclusions: list[str]  # a sentence each
     runs: list[dict[str, Any]]  # facts, histograms, tokens and completions of each run
     skipped: list[str]
 
@@ -82,6 +84,7 @@ class Content:
             "tables": self.tables,
             "paper": PAPER_TABLE,
             "entropy_changes": self.entropy_changes,
+            "conclusions": self.conclusions,
             "runs": self.runs,
             "skipped": self.skipped,
         }
@@ -99,6 +102,7 @@ def collect(runs: Sequence[RunRecords]) -> Content:
         curves={key: values for key, values in curves.items() if any(values)},
         tables=[_quantile_table(group) for group in groups],
         entropy_changes=[_entropy_changes(group) for group in groups],
+        conclusions=conclusions({group.label: group.runs for group in groups}),
         runs=described,
         skipped=[f"{run.label}: {text}" for run in runs for text in run.skipped],
     )

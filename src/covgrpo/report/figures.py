@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from covgrpo.report.content import CURVES, Content
 
@@ -57,6 +58,7 @@ def _curves(content: Content, key: str, title: str, unit: str) -> Any:
         axis.plot(curve.steps, y, color=colour, label=group.label)
         if low != high:
             axis.fill_between(curve.steps, low, high, color=colour, alpha=0.2, linewidth=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="step", ylabel=unit)
     axis.set_title(title, fontsize=10)
     axis.legend(frameon=False, fontsize=8)

@@ -15,7 +15,8 @@ _ROWS = (
 
 def markdown_summary(content: Content, title: str) -> str:
     """Return the summary: runs, the covariance table, the entropy prediction, what was left out."""
-    parts = [f"## {title}", "", *_runs(content), "", *_quantiles(content)]
+    said = [line for sentence in content.conclusions for line in (sentence, "")]
+    parts = [f"## {title}", "", *said, *_runs(content), "", *_quantiles(content)]
     for group, found in zip(content.groups, content.entropy_changes, strict=True):
         if found:
             parts += ["", f"{group.label}: {entropy_sentence(found)}"]

@@ -38,6 +38,7 @@ def html_page(content: Content, title: str) -> str:
 <div id="tip" role="tooltip" hidden></div>
 <script type="application/json" id="content">{_embedded(content)}</script>
 <script>{_static("uplot.js")}</script>
+<script>{_static("ranges.js")}</script>
 <script>{_static("report.js")}</script>
 </body>
 </html>

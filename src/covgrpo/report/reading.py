@@ -62,6 +62,11 @@ def read_run(path: str | Path, label: str | None = None) -> RunRecords:
     if not folder.is_dir():
         raise UserError(f"{folder} is no run folder.")
     if not (folder / "metrics.jsonl").is_file():
+        if _by_a_trainer(folder):
+            raise UserError(
+                f"{folder} is a trainer's output without metrics.jsonl; for one of a TRL script, let it train with "
+                "trainer.add_callback(RunWriter(trainer)), from covgrpo.callbacks."
+            )
         raise UserError(f"{folder} holds no metrics.jsonl; a report needs the folder of a run.")
     run = RunRecords(folder, label or folder.resolve().name)
     run.config = _json_object(folder / "config.json", run.skipped.append)
@@ -97,6 +102,11 @@ def _json_object(path: Path, skip: Callable[[str], None]) -> dict[str, Any]:
         skip(f"{path.name}: cannot be read ({error})")
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _by_a_trainer(folder: Path) -> bool:
+    """Whether transformers' trainer left its marks there."""
+    return (folder / "training_args.bin").is_file() or any(folder.glob("checkpoint-*/trainer_state.json"))
 
 
 def _records(path: Path, skip: Callable[[str], None]) -> Iterator[dict[str, Any]]:

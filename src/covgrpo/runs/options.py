@@ -1,9 +1,7 @@
 """Everything that ``covgrpo train`` can be told, in one dataclass: its fields are the flags and the YAML keys."""
 
 import dataclasses
-import functools
 import math
-import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -132,6 +130,8 @@ class TrainOptions:
         """
         if not self.task:
             raise UserError("no task given: pass --task, for example --task addition (see `covgrpo tasks`).")
+        if self.output == "":
+            raise UserError("output is empty; name a folder, or leave it out for runs/TASK-METHOD-sSEED.")
         self._check_numbers()
         if self.loss_type is not None:
             check_choice("loss_type", self.loss_type, LOSS_TYPES)
@@ -152,6 +152,7 @@ class TrainOptions:
             "tokens_per_step": 0, "entropy_probe_steps": 0, "eval_samples": 1, "warmup_steps": 0, "seed": 0,
             "eval_steps": 0, "eval_steps_samples": 1, "eval_task_length": 1, "eval_batch_size": 1,
             "max_prompt_length": 1, "schedule_steps": 1,
+            "num_examples": 0,
             "threads": 1, "micro_batch_size": 1, "weight_decay": 0, "beta": 0, "lora_r": 0, "lora_alpha": 1,
         }  # fmt: skip
         for name, bound in least.items():
@@ -225,53 +226,6 @@ def options_from_dict(values: dict[str, Any], source: str) -> TrainOptions:
             raise UserError(f"{source}: unknown option {key!r}.{did_you_mean(str(key), known, cutoff=0.5)}")
         checked[key] = typed_value(value, hints[key], f"{source}: option {key!r}")
     return TrainOptions(**checked)
-
-
-@functools.cache
-def _yaml_loader() -> Any:
-    """Make YAML's safe loader, except that 1e-5 is a number to it, as in YAML 1.2, and not text."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse YAML text into plain values.
-
-    Raises:
-        yaml.YAMLError: it is no YAML.
-    """
-    import yaml
-
-    return yaml.load(text, Loader=_yaml_loader())  # noqa: S506 (a safe loader)
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """Read a YAML file of options.
-
-    Raises:
-        UserError: the file cannot be read or is no mapping; names file and line.
-    """
-    import yaml
-
-    try:
-        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read config {path}: {(error.strerror or str(error)).lower()}.") from error
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"config {path} is not valid YAML: {line}{error.problem}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"config {path} is not valid YAML: {problem}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"config {path} must be a mapping of options, not {type(values).__name__}.")
-    return values
 
 
 def union_members(hint: Any) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.models.shapes import ModelShape, shape_of
+from covgrpo.runs.needed_packages import lacking
 from covgrpo.runs.options import TrainOptions
 
 # An accelerator to reckon with: NVIDIA A100 80 GB, bf16 operations and bytes a second, and what is reached of them.
@@ -211,6 +212,7 @@ def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, proces
         )
     if args.use_vllm and find_spec("vllm") is None:
         found.append("use_vllm is set and vLLM is not installed here")
+    found += [sentence.rstrip(".") for sentence in lacking(options)]
     if options.lora_r and find_spec("peft") is None:
         found.append("lora_r is set and peft is not installed here (pip install covgrpo[peft])")
     if args.fast_path and not shares:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.models.resolve import DTYPES
 from covgrpo.processes import from_first
 from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
+from covgrpo.runs.hub import HUB_OPTIONS, HubRepository
 from covgrpo.runs.libraries import quiet_libraries
+from covgrpo.runs.model_card import write_cards
+from covgrpo.runs.needed_packages import lacking
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.plan import Plan, plan_training
 from covgrpo.runs.prompts import check_prompts, prompt_tokens
@@ -29,6 +33,7 @@ _MAY_CHANGE = RESUME_IGNORES | {
     *("options.resume", "options.output", "options.report_to", "options.threads", "options.steps", "trainer"),
     *("options.samples_per_step", "options.tokens_per_step", "options.entropy_probe_steps", "options.eval_batch_size"),
     *("options.verifier_workers", "options.verifier_memory"),
+    *(f"options.trl.{name}" for name in HUB_OPTIONS),
 }
 
 _FULL_BYTES = 1 << 20  # free space of a disk that counts as full
@@ -82,11 +87,14 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     from covgrpo.models import load_model, resolve_model
 
     resolve_model(options.model)
+    for sentence in lacking(options):
+        raise UserError(sentence)
     args = trainer_config(options)
     check_evaluations(options, args)
     config = {"command": "train", "options": dataclasses.asdict(options), "trainer": _plain_config(args)}
     config["task"], config["examples"] = data.task.spec, [problem.id for problem in data.examples]
-    run, checkpoint = _open(options, config, watcher, PartialState().is_main_process)
+    hub = HubRepository.of(options)
+    run, checkpoint, hub = _open(options, config, watcher, PartialState().is_main_process, hub)
     # A run whose last checkpoint is its end has nothing left to train.
     name = options.model
     if checkpoint and _step_of(checkpoint) >= options.steps:
@@ -99,7 +107,7 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
         if (other := data.other) is not None:
             length = other.options.max_completion_length
             check_prompts(model, tokenizer, data.prompt_format, other.problems, other.examples, length, "on eval_task ")
-        return _Session(options, watcher, data, args, run).go(model, tokenizer, checkpoint)
+        return _Session(options, watcher, data, args, run, hub).go(model, tokenizer, checkpoint)
     except UserError:
         if run is not None and not options.resume:
             run.discard()
@@ -113,6 +121,7 @@ def plan(options: TrainOptions, processes: int = 1, shards: str = "none") -> Pla
         UserError: bad input; one sentence.
     """
     options.check()
+    check_choice("dtype", options.dtype, DTYPES)
     check_choice("shards", shards, ("none", "zero2", "zero3", "fsdp2"))
     if processes < 1:
         raise UserError(f"processes is {processes}; it must be at least 1.")
@@ -121,6 +130,7 @@ def plan(options: TrainOptions, processes: int = 1, shards: str = "none") -> Pla
         load_task(options.eval_task)
     PromptFormat(options.answer_format, options.system_prompt, options.num_examples)
     options.per_device_batch(processes)
+    HubRepository.of(options)
     return plan_training(options, trainer_config(options), processes, shards)
 
 
@@ -147,12 +157,12 @@ def _step_of(checkpoint: Path | None) -> int:
 
 
 def _open(
-    options: TrainOptions, config: dict[str, Any], watcher: Watcher, first: bool
-) -> tuple[RunFolder | None, Path | None]:
-    """The run's folder, on the first process, and the checkpoint to go on from, the same on all.
+    options: TrainOptions, config: dict[str, Any], watcher: Watcher, first: bool, hub: HubRepository | None
+) -> tuple[RunFolder | None, Path | None, HubRepository | None]:
+    """The run's folder, on the first process, and the checkpoint and repository, the same on all.
 
     Raises:
-        UserError: the first process cannot use the folder; on all of them, as none could go on without it.
+        UserError: the first process cannot use one of them; on all of them, as none could go on without it.
     """
     run = checkpoint = error = None
     if first:
@@ -160,15 +170,18 @@ def _open(
             folder = RunFolder(Path(options.run_folder()))
             checkpoint = folder.checkpoint_to_resume() if options.resume else None
             run = RunFolder.create(folder.path, config, resume=options.resume, ignore=_MAY_CHANGE)
+            hub = None if hub is None else hub.create()
             if options.resume:
                 run.truncate_after(_step_of(checkpoint))
                 watcher.message(f"resuming {run.path} from step {_step_of(checkpoint)}")
         except UserError as found:
             error = str(found)
-    checkpoint, error = from_first((checkpoint, error))
+            if run is not None and not options.resume:
+                run.discard()
+    checkpoint, hub, error = from_first((checkpoint, hub, error))
     if error is not None:
         raise UserError(error)
-    return run, checkpoint
+    return run, checkpoint, hub
 
 
 def _load_data(options: TrainOptions) -> _Data:
@@ -192,6 +205,7 @@ class _Session:
     data: _Data
     args: Any
     run: RunFolder | None
+    hub: HubRepository | None
 
     def go(self, model: Any, tokenizer: Any, checkpoint: Path | None) -> TrainResult:
         from covgrpo.report.idle import IdleWarning
@@ -242,7 +256,17 @@ class _Session:
                     result.after = self._evaluate("after", trained, held_out)
         if self.run is not None:
             result.metrics = self.run.read_metrics()
+            if result.stopped_by is None:
+                self._publish(result)
         return result
+
+    def _publish(self, result: TrainResult) -> None:
+        """Write the model's card, and upload the model where that is asked for."""
+        prompt = self.data.prompt_format.messages(self.data.train[0], self.data.examples)
+        hub_id = None if self.hub is None else self.hub.name
+        write_cards(result.folder, self.options, result.metrics, result.before, result.after, prompt, hub_id)
+        if self.hub is not None:
+            self.watcher.message(f"uploaded to {self.hub.upload(result.folder / 'model')}")
 
     def _trainer(self, model: Any, tokenizer: Any, pool: Any, recorder: Any) -> Any:
         from transformers import PrinterCallback

@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.runs.hub import without_hub
+from covgrpo.runs.needed_packages import check_deepspeed
 from covgrpo.runs.options import TrainOptions, typed_value, union_members
 from covgrpo.suggest import check_choice, did_you_mean
 
@@ -25,6 +27,13 @@ _DECIDED_BY = {
     "gradient_accumulation_steps": "micro_batch_size",
     "reward_weights": "correctness_weight",
     **{name: name for name in (*_PASSED_ON, *_METHODS_OWN, "seed", "report_to", "weighting_kwargs")},
+}
+
+# Names that TRL would look at only after the first batch has been sampled.
+_CHOICES = {
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
 }
 
 
@@ -58,7 +67,7 @@ def trainer_config(options: TrainOptions) -> Any:
     }
     settings.update({name: getattr(options, name) for name in _PASSED_ON})
     settings.update(_method_settings(options))
-    settings.update(given)
+    settings.update(without_hub(given))
     if options.loss_temperature not in (None, options.temperature):
         settings.update(_two_temperatures(options, settings.get("generation_kwargs") or {}))
     try:
@@ -86,6 +95,10 @@ def _given_to_trl(given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any
         if name in _DECIDED_BY:
             raise UserError(f"trl: {name!r} follows from the option {_DECIDED_BY[name]!r}; set that one.")
         settings[name] = value
+        if name in _CHOICES and not isinstance(value, bool):
+            check_choice(f"trl: option {name!r}:", str(value), _CHOICES[name])
+        if name == "deepspeed" and value:
+            check_deepspeed(value)
         # Other types, such as those that TRL parses from text, are TRL's to check.
         if {*union_members(known[name])} <= {int, float, bool, type(None)}:
             settings[name] = typed_value(value, known[name], f"trl: option {name!r}")

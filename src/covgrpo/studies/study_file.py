@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.runs.options import TrainOptions, options_from_dict, read_yaml
+from covgrpo.runs.options import TrainOptions, options_from_dict
 from covgrpo.studies.spec import RunSpec, Study
 from covgrpo.suggest import check_choice
 from covgrpo.trl.methods import METHODS
+from covgrpo.yaml_text import read_yaml
 
 # How a study file says what `covgrpo train` calls by its own names.
 _EVALUATION = {
@@ -57,7 +58,9 @@ def read_study(path: str | Path) -> Study:
                     runs.append(_run(regime, method, seed, options, source))
     _check_unique(runs, source)
     _check_parts(methods, regimes, source)
-    hard = list(values.get("hard_regimes") or [])
+    hard = values.get("hard_regimes") or []
+    if not isinstance(hard, list):
+        raise UserError(f"{source}: hard_regimes must be a list of regimes, not {hard!r}.")
     for name in hard:
         check_choice(f"{source}: hard_regimes", str(name), [regime for regime, _ in regimes])
     outcome, margin, secondary = _outcomes(values, source)

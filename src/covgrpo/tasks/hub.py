@@ -1,5 +1,6 @@
 """Problems from a data set on the Hugging Face hub, verified with math-verify."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -117,7 +118,7 @@ def problems_in(rows: Iterable[dict[str, Any]], name: str, question: str, answer
 def _gold(value: Any) -> str:
     if isinstance(value, list):
         value = value[0] if value else None
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     text = str(value).strip()
     return last_boxed(text) or _marked(text) or text

@@ -1,4 +1,4 @@
-"""Problems from a JSON-lines file ``{"problem", "answer", "id"?}``, verified with math-verify."""
+"""Problems from a JSON-lines file ``{"problem", "answer", "id"?}``, its fields by other names too; by math-verify."""
 
 import functools
 import json
@@ -9,27 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.files import json_objects, read_json_lines
+from covgrpo.files import json_objects, parse_exactly, read_json_lines
 from covgrpo.packages import require
 from covgrpo.tasks.base import (
     DEFAULT_EVAL_FRACTION,
     Problem,
     Split,
     TaskInfo,
+    check_parameter_names,
     draw_problems,
     merge_parameters,
 )
 from covgrpo.tasks.math_limits import end_of, why_refused
 from covgrpo.tasks.spec import format_spec
 
-_DEFAULTS = {"split": "hash", "eval_fraction": DEFAULT_EVAL_FRACTION}
+_DEFAULTS = {"question": "problem", "answer": "answer", "split": "hash", "eval_fraction": DEFAULT_EVAL_FRACTION}
 
 
 class JsonlTask:
     """``jsonl:PATH``: one problem a line, UTF-8, blank lines skipped; of equal questions the first one stands.
 
-    ``split="hash"`` (default): by the question's hash, as in every task. ``split="all"``: every problem is in both
-    splits, for benchmark files that are only evaluated on; train on another file then.
+    Args:
+        path: of the file.
+        question: field of the question.
+        answer: field of the gold answer.
+        split: ``hash``: by the question's hash, as in every task; ``all``: every problem is in both splits, for
+            benchmark files that are only evaluated on. Train on another file then.
+        eval_fraction: of the questions, with ``hash``.
 
     Raises:
         UserError: one sentence with the file, line and field: missing file, broken JSON, a line that is no object,
@@ -39,39 +45,47 @@ class JsonlTask:
 
     verifier = "covgrpo.tasks.jsonl:score"
 
-    def __init__(self, path: str, split: str = "hash", eval_fraction: float = DEFAULT_EVAL_FRACTION):
-        params = {"split": split, "eval_fraction": eval_fraction}
-        merged = merge_parameters(f"jsonl:{path}", params, _DEFAULTS)
-        if split not in ("hash", "all"):
-            raise UserError(f"Task 'jsonl:{path}': split must be 'hash' or 'all', not {split!r}.")
+    def __init__(self, path: str, **params: Any):
+        self.params = merge_parameters(f"jsonl:{path}", params, _DEFAULTS)
+        if self.params["split"] not in ("hash", "all"):
+            raise UserError(f"Task 'jsonl:{path}': split must be 'hash' or 'all', not {self.params['split']!r}.")
+        fields = self.params["question"], self.params["answer"]
+        for name, field in zip(("question", "answer"), fields, strict=True):
+            if not field:
+                raise UserError(f"Task 'jsonl:{path}': {name} must name a field, not ''.")
         require(f"Task 'jsonl:{path}'", "math_verify")
-        self.split = split
-        self.eval_fraction: float = merged["eval_fraction"]
-        self.spec = format_spec("jsonl", path, merged, _DEFAULTS)
-        self._problems = read_problems(path)
+        self.spec = format_spec("jsonl", path, self.params, _DEFAULTS)
+        self._problems = read_problems(path, *fields)
 
     @classmethod
     def from_spec(cls, body: str, params: dict[str, Any]) -> "JsonlTask":
         """The task of ``jsonl:PATH?...``. Raises as the class does."""
         if not body:
             raise UserError("Task 'jsonl:' needs a path, as in jsonl:data/problems.jsonl.")
-        return cls(body, **merge_parameters(f"jsonl:{body}", params, _DEFAULTS))
+        check_parameter_names(f"jsonl:{body}", params, _DEFAULTS)
+        return cls(body, **params)
 
     @staticmethod
     def info() -> list[TaskInfo]:
         """The entry of the task list."""
-        return [TaskInfo("jsonl:PATH", "A file of {problem, answer} lines, by math-verify", dict(_DEFAULTS))]
+        return [
+            TaskInfo(
+                "jsonl:PATH",
+                "A file of {problem, answer} lines (or fields that you name), by math-verify",
+                dict(_DEFAULTS),
+            )
+        ]
 
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         """See :meth:`covgrpo.tasks.Task.problems`; with ``split="all"`` both splits are the whole file."""
-        how = {"spec": self.spec, "kind": "jsonl", "how": self.split}
-        return draw_problems(self._problems, split, n, seed, eval_fraction=self.eval_fraction, **how)
+        how = {"spec": self.spec, "kind": "jsonl", "how": self.params["split"]}
+        return draw_problems(self._problems, split, n, seed, eval_fraction=self.params["eval_fraction"], **how)
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, object) of each line that is not blank."""
     try:
-        lines = list(read_json_lines(path))
+        lines = list(read_json_lines(path, parse_exactly))
     except OSError as error:
         raise UserError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from error
     return json_objects(path, lines)
@@ -80,7 +94,7 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _text(row: dict[str, Any], name: str, where: str) -> str:
     """A field as stripped text; numbers are taken too."""
     if name not in row:
-        raise UserError(f"{where}: field {name!r} is missing.")
+        raise UserError(f"{where}: field {name!r} is missing; the line has {', '.join(row)[:80] or 'none'}.")
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{where}: field {name!r} must be text or a number, not {json.dumps(value)[:80]}.")
@@ -90,8 +104,13 @@ def _text(row: dict[str, Any], name: str, where: str) -> str:
     return text
 
 
-def read_problems(path: str | Path) -> list[Problem]:
+def read_problems(path: str | Path, question: str = "problem", answer: str = "answer") -> list[Problem]:
     """The problems of a JSON-lines file, in its order; the id defaults to ``STEM/LINE``.
+
+    Args:
+        path: UTF-8; blank lines are skipped, other fields ignored.
+        question: field of the question.
+        answer: field of the gold answer.
 
     Raises:
         UserError: see :class:`JsonlTask`.
@@ -100,12 +119,12 @@ def read_problems(path: str | Path) -> list[Problem]:
     problems: list[Problem] = []
     places: dict[str, str] = {}
     for where, row in _objects(path):
-        question, answer = _text(row, "problem", where), _text(row, "answer", where)
+        text, gold = _text(row, question, where), _text(row, answer, where)
         key = _text(row, "id", where) if "id" in row else f"{path.stem}/{where.rpartition(' ')[2]}"
         if key in places:
             raise UserError(f"{where}: field 'id' repeats {key!r} of {places[key]}.")
         places[key] = where
-        problems.append(Problem(key, question, answer, {"gold": answer}))
+        problems.append(Problem(key, text, gold, {"gold": gold}))
     if not problems:
         raise UserError(f"{path}: the file holds no problem.")
     return problems

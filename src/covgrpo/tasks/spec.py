@@ -5,9 +5,10 @@ Values are JSON where they parse as JSON, else plain strings. Only ``%``, ``&`` 
 """
 
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import parse_exactly
 
 _ESCAPES = {"%26": "&", "%3F": "?", "%25": "%"}  # the percent sign last when unescaping, first when escaping
 
@@ -24,14 +25,10 @@ def _unescape(text: str) -> str:
     return text
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")  # json.loads takes NaN and Infinity otherwise
-
-
 def _parse_value(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError:
+        return parse_exactly(text)
+    except (ValueError, RecursionError):
         return text
 
 

@@ -25,6 +25,8 @@ def choose_weighting(args: Any) -> Weighting:
 
     """
     weighting = get_weighting(args.weighting, **(args.weighting_kwargs or {}))
+    if hasattr(weighting, "penalties"):
+        check_penalty(args)
     if not hasattr(weighting, "normaliser"):
         return weighting
     for name, fits in (("importance_sampling_level", "token"), ("top_entropy_quantile", 1.0)):
@@ -51,8 +53,6 @@ def check_engine(args: Any, weighting: Weighting, sharded: bool) -> None:
         ValueError: an option combination that cannot be exact; one sentence.
 
     """
-    if hasattr(weighting, "penalties"):
-        check_penalty(args)
     if args.entropy_probe_steps and sharded:
         raise ValueError(
             f"entropy_probe_steps is {args.entropy_probe_steps}; it cannot be used where FSDP or DeepSpeed shards "

@@ -1,7 +1,10 @@
 """``CovGRPOConfig``: TRL's ``GRPOConfig`` with the weighting, and with defaults that follow the machine."""
 
+import json
+import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers.utils import is_torch_bf16_gpu_available
@@ -9,6 +12,7 @@ from trl import GRPOConfig
 
 from covgrpo.hardware import cpu_has_bf16
 from covgrpo.trl.choice import choose_weighting
+from covgrpo.trl.penalty import inert_penalty
 
 WEIGHTING_SCOPES = ("group", "batch")
 
@@ -22,7 +26,8 @@ class CovGRPOConfig(GRPOConfig):
             Token weighting: a name in `covgrpo.WEIGHTINGS` (`"gaussian"`, `"none"` = plain GRPO, ...) or the import
             path `module:Class` of your own.
         weighting_kwargs (`dict`, *optional*):
-            Hyperparameters of the weighting.
+            Hyperparameters of the weighting. On a command line, and as text, a JSON object:
+            `--weighting_kwargs '{"ratio": 0.001}'`.
         weighting_scope (`str`, defaults to `"group"`):
             Tokens over which the weighting takes its statistics: `"group"` (the completions of one prompt, as in the
             paper) or `"batch"` (all valid tokens of one optimizer step, over micro-batches and processes). Both are
@@ -42,8 +47,8 @@ class CovGRPOConfig(GRPOConfig):
         excludes the shared prompt in the update, as no cache is kept).
 
     Raises:
-        ValueError: an unknown weighting, hyperparameter or scope, a loss that the weighting does not fit, a negative
-            number of steps; or what TRL's config raises.
+        ValueError: an unknown weighting, hyperparameter or scope, hyperparameters as text that is no JSON object, a
+            loss that the weighting does not fit, a negative number of steps; or what TRL's config raises.
     """
 
     use_cpu: bool | None = field(
@@ -59,8 +64,8 @@ class CovGRPOConfig(GRPOConfig):
     weighting: str = field(
         default="gaussian", metadata={"help": "Token weighting: a registered name, or module:Class of your own."}
     )
-    weighting_kwargs: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Hyperparameters of the weighting."}
+    weighting_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Hyperparameters of the weighting; on a command line a JSON object."}
     )
     weighting_scope: str = field(
         default="group",
@@ -75,8 +80,6 @@ class CovGRPOConfig(GRPOConfig):
         metadata={"help": "Steps between measurements of what an update does to the entropy; 0: none. Costs 2 passes."},
     )
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "weighting_kwargs"]
-
     def __post_init__(self) -> None:
         """Fill in what follows the machine, check the new options, then let TRL check the rest."""
         if self.use_cpu is None:
@@ -84,13 +87,17 @@ class CovGRPOConfig(GRPOConfig):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and (cpu_has_bf16() if self.use_cpu else is_torch_bf16_gpu_available())
         self._decide_checkpointing()
+        self.weighting_kwargs = _mapping("weighting_kwargs", self.weighting_kwargs)
         super().__post_init__()
         if self.weighting_scope not in WEIGHTING_SCOPES:
             known = ", ".join(WEIGHTING_SCOPES)
             raise ValueError(f"unknown weighting_scope {self.weighting_scope!r}; known: {known}.")
         if self.entropy_probe_steps < 0:
             raise ValueError(f"entropy_probe_steps is {self.entropy_probe_steps}; it must be at least 0.")
-        choose_weighting(self)
+        if hasattr(choose_weighting(self), "penalties") and self.process_index == 0:
+            inert = inert_penalty(self)
+            if inert is not None:
+                logging.getLogger(__name__).warning(inert)
 
     def _decide_checkpointing(self) -> None:
         """Where nothing is given: not on a CPU; under the new name where transformers (5.23) calls TRL's old."""
@@ -98,3 +105,20 @@ class CovGRPOConfig(GRPOConfig):
             return
         name = "activation_checkpointing" if hasattr(self, "activation_checkpointing") else "gradient_checkpointing"
         setattr(self, name, not self.use_cpu)
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """A mapping as it is; from text, as command lines have it, the JSON object that it holds.
+
+    Raises:
+        ValueError: neither; one sentence.
+    """
+    found = value
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value)
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(
+            f'{name} is {value!r:.80}; it must be a mapping, or as text a JSON object such as {{"ratio": 0.001}}.'
+        )
+    return found

@@ -11,6 +11,12 @@ from covgrpo.trl.rollout import Rollout
 from covgrpo.trl.scorer import RowsToScore, Scores
 
 
+def only_advantages_act(trainer: Any) -> bool:
+    """Whether a completion without advantage or penalty adds nothing to the loss of a ``GRPOTrainer``."""
+    other_terms = trainer.beta != 0.0 or trainer._entropy_bonus_enabled or trainer.aux_loss_enabled
+    return not other_terms and bool(trainer.top_entropy_quantile == 1.0)
+
+
 @dataclass
 class MicroBatch:
     """A micro-batch under TRL's loss.

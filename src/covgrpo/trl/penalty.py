@@ -46,6 +46,16 @@ def check_penalty(args: Any) -> None:
         )
 
 
+def inert_penalty(args: Any) -> str | None:
+    """Why a penalty does nothing in a run of a ``CovGRPOConfig``; ``None`` where it acts."""
+    if args.num_iterations > 1 or args.steps_per_generation > args.gradient_accumulation_steps:
+        return None
+    return (
+        f"{args.weighting} will do nothing: its penalty is on what the second update of a batch changes, and each "
+        "batch has one; it acts with num_iterations of 2 and more."
+    )
+
+
 def penalise(inputs: dict[str, Any], penalties: Tensor, logps: Tensor) -> Tensor:
     """Take the penalty off ``inputs["advantages"]`` for ``logps`` (B, T); return them as the loss has to take them."""
     has_float64 = logps.device.type != "mps"

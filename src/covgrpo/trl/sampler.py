@@ -15,6 +15,7 @@ from covgrpo.errors import UserError
 from covgrpo.forward import NotShareableError
 from covgrpo.hardware import float32_is_exact
 from covgrpo.rollouts import Samples, SamplingSettings, sample, why_not_sampled
+from covgrpo.trl.rollout import Rollout
 
 logger = get_logger(__name__)
 
@@ -146,6 +147,23 @@ class Sampler:
         for row, values in enumerate(self.latest.entropies):
             entropies[row, : len(values)] = torch.tensor(values)
         return entropies
+
+    def lend_scores(self, rollout: Rollout, batch: dict[str, Any], one_turn: bool) -> None:
+        """Let log-probs and entropies of the latest draw travel with the rows; the loss and the weights reuse them.
+
+        Args:
+            rollout: of the draw; log-probs that it has already stay.
+            batch: TRL's dict of the same rows.
+            one_turn: no tools; with them a completion is drawn in several turns, of which the last one is known.
+
+        """
+        if self.latest is None:
+            return
+        logps_BT = batch["sampling_per_token_logps"]
+        if rollout.logps_BT is None:
+            rollout.logps_BT = logps_BT
+        if one_turn:
+            rollout.entropies_BT = self.entropies(like=logps_BT)
 
     def _first_sample(self, prompt_ids: list[list[int]]) -> Samples | None:
         """Sample, and compare with a plain forward: ``None``, said once, where the sampler does not serve the model."""

@@ -15,13 +15,14 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from covgrpo.core import Weighting
 from covgrpo.metrics import StepTokens
+from covgrpo.trl import arguments
 from covgrpo.trl.choice import check_engine, choose_weighting
 from covgrpo.trl.citation import PAPER
 from covgrpo.trl.config import CovGRPOConfig
 from covgrpo.trl.entropy_hold import TrainerEntropyHold
 from covgrpo.trl.entropy_probe import EntropyProbe
 from covgrpo.trl.gathering import row_places
-from covgrpo.trl.micro_batch import MicroBatch
+from covgrpo.trl.micro_batch import MicroBatch, only_advantages_act
 from covgrpo.trl.old_names import quiet_about_trl
 from covgrpo.trl.resume import EpochOrder, EpochSampler, checkpoint_for_all, load_state, save_state
 from covgrpo.trl.rollout import Rollout, scoring_inputs
@@ -64,15 +65,30 @@ class CovGRPOTrainer(GRPOTrainer):
     _buffered_inputs: list[dict[str, Any]]  # TRL's micro-batches of the latest rollout batch
     _rewards: Tensor  # (B', F) of the latest rollout batch, over all processes
 
-    def __init__(self, model: Any, reward_funcs: Any = None, args: CovGRPOConfig | None = None, **kwargs: Any):
-        if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            args = CovGRPOConfig(f"{name.split('/')[-1]}-CovGRPO")
-        if not isinstance(args, CovGRPOConfig):
-            raise TypeError(f"args must be a CovGRPOConfig, got {type(args).__name__}: swap that name as well.")
+    def __init__(
+        self,
+        model: arguments.Model,
+        reward_funcs: arguments.RewardFuncs | None = None,
+        args: CovGRPOConfig | None = None,
+        train_dataset: arguments.TrainData | None = None,
+        eval_dataset: arguments.EvalData | None = None,
+        processing_class: arguments.Processing | None = None,
+        reward_processing_classes: arguments.RewardTokenizers | None = None,
+        callbacks: arguments.Callbacks | None = None,
+        optimizers: arguments.Optimizers = (None, None),
+        quantization_config: arguments.Quantization = None,
+        peft_config: arguments.Adapters = None,
+        tools: arguments.Tools | None = None,
+        rollout_func: arguments.Rollouts | None = None,
+        environment_factory: arguments.Environments | None = None,
+    ):
+        args = arguments.config_for(model, args)
         self.phases, self._epoch_order = Phases(), EpochOrder()
         quiet_about_trl()
-        super().__init__(model, reward_funcs, args, **kwargs)
+        super().__init__(
+            model, reward_funcs, args, train_dataset, eval_dataset, processing_class, reward_processing_classes,
+            callbacks, optimizers, quantization_config, peft_config, tools, rollout_func, environment_factory,
+        )  # fmt: skip
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         weighting = choose_weighting(args)
         check_engine(args, weighting, sharded)
@@ -85,8 +101,7 @@ class CovGRPOTrainer(GRPOTrainer):
         held = dict if self.entropy_hold is None else self.entropy_hold.metrics
         self.step_log = StepLog(self.accelerator, self._metrics["train"], self.phases, probe, held)
         # Where parameters are sharded every forward is a collective, and ranks differ in the rows they could leave out.
-        only_policy_term = self.beta == 0.0 and not self._entropy_bonus_enabled and not self.aux_loss_enabled
-        self._leaves_out = args.fast_path and not sharded and only_policy_term and self.top_entropy_quantile == 1.0
+        self._leaves_out = args.fast_path and not sharded and only_advantages_act(self)
         for callback in (self._epoch_order, self.step_log):
             self.add_callback(callback)
 
@@ -162,7 +177,7 @@ class CovGRPOTrainer(GRPOTrainer):
         if self.model.training:
             rows = row_places(self, len(inputs))
             rollout = Rollout.sampled(batch, rows, self.num_generations, self.state.global_step)
-            self._take_samplers_scores(rollout, batch)
+            self.sampler.lend_scores(rollout, batch, one_turn=not self.tools)
             if self.weigher.active:
                 self._weigh(rollout, batch)
             else:
@@ -170,22 +185,12 @@ class CovGRPOTrainer(GRPOTrainer):
             rollout.write(batch)
         return batch
 
-    def _take_samplers_scores(self, rollout: Rollout, batch: dict[str, Any]) -> None:
-        """Let the sampler's log-probs and entropies travel with the rows; the loss and the weights reuse them."""
-        if self.sampler.latest is None:
-            return
-        if rollout.logps_BT is None:
-            rollout.logps_BT = batch["sampling_per_token_logps"]
-        if not self.tools:  # with tools a completion is made in several turns
-            rollout.entropies_BT = self.sampler.entropies(like=batch["sampling_per_token_logps"])
-
     def _weigh(self, rollout: Rollout, batch: dict[str, Any]) -> None:
         if rollout.logps_BT is None:
             rollout.logps_BT = self._score_rollout(batch)
         if self.multi_objective_aggregation == "sum_then_normalize":
             constant = constant_reward_rows(self._rewards, self.reward_weights, self.num_generations)
-            start = self.accelerator.process_index * len(rollout.row_B)
-            mine = constant[start : start + len(rollout.row_B)]
+            mine = constant[self.accelerator.process_index * len(rollout.row_B) :][: len(rollout.row_B)]
             rollout.advantages_B = rollout.advantages_B.masked_fill(mine, 0.0)
         self.weigher.steer(rollout)
         if self.args.weighting_scope == "group":  # else over the optimizer step: see _prepare_inputs

@@ -5,6 +5,7 @@ A user's own scheme needs no registration: name it by import path, ``get_weighti
 
 import inspect
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, cast
@@ -75,6 +76,8 @@ def get_weighting(name: str, **parameters: Any) -> Weighting:
         if parameters:
             raise ValueError(f"weighting {name!r} is no class, so it does not take {parameters!r}.")
         return cast(Weighting, build)
+    if name in WEIGHTINGS and is_dataclass(build):
+        _check_numbers(name, build, parameters)
     try:
         scheme = build(**parameters)
     except TypeError as error:
@@ -82,6 +85,15 @@ def get_weighting(name: str, **parameters: Any) -> Weighting:
     if not callable(scheme):
         raise ValueError(f"weighting {name!r} is a {type(scheme).__name__}, which cannot be called with log-probs.")
     return scheme
+
+
+def _check_numbers(name: str, build: Any, parameters: dict[str, Any]) -> None:
+    """Refuse text, lists and truth values for what is a number by default."""
+    for field in fields(build):
+        value = parameters.get(field.name, field.default)
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(field.default, float) and not numeric:
+            raise ValueError(f"weighting {name!r}: {field.name} must be a number, not {value!r}.")
 
 
 def _is_scheme(found: object) -> bool:

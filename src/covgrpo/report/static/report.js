@@ -56,7 +56,16 @@
     const { options, data } = entry.build();
     entry.plot = new uPlot({ width, height: 220, ...options }, data, entry.holder);
   }
-  function drawAll() { charts.forEach(drawChart); }
+  function drawAll() {
+    charts.forEach(drawChart);
+    for (const hint of document.querySelectorAll(".hint")) hint.hidden = !sticksOut(hint.nextElementSibling);
+  }
+  const sticksOut = (holder) => holder.scrollWidth > holder.clientWidth;
+  function sideways(...children) {
+    // A table that may be wider than the screen: where it is, a line says so.
+    const holder = make("div", { class: "wide", tabindex: "0" }, ...children);
+    return [make("p", { class: "hint soft", hidden: "" }, "Wider than the screen: move it sideways for the other columns →"), holder];
+  }
   function axis(label) {
     return {
       label, labelSize: 20, labelFont: "12px system-ui", font: "12px system-ui", stroke: style("--soft"),
@@ -106,8 +115,8 @@
       });
       return {
         options: {
-          scales: { x: { time: false } },
-          axes: [axis("step"), axis(entry.unit)],
+          scales: { x: { time: false, range: ranges.steps }, y: { range: ranges.any } },
+          axes: [{ ...axis("step"), incrs: ranges.stepTicks }, axis(entry.unit)],
           series, bands,
           cursor: { y: false },
           hooks: {
@@ -163,7 +172,7 @@
     const points = found.points.filter((point) => point[of] !== null).sort((a, b) => a[of] - b[of]);
     return chart(holder, () => ({
       options: {
-        scales: { x: { time: false } },
+        scales: { x: { time: false, range: ranges.any }, y: { range: ranges.any } },
         axes: [{ space: 90, ...axis(of === "predicted" ? "predicted, -lr Cov(log p, w A), nats" : "predicted with the step's effective rate, nats") }, axis("measured change, nats")],
         series: [{}, { stroke: colour(group), paths: () => null, points: { show: true, size: 6, fill: `${colour(group)}88` } }],
         cursor: { y: false },
@@ -179,6 +188,11 @@
       const runs = group.runs.length > 1 ? ` (${group.runs.length} runs: mean, band from lowest to highest)` : "";
       return make("span", {}, make("i", { style: `background: var(--s${i % 6})` }), group.label + runs);
     }));
+  }
+
+  function conclusions() {
+    if (!content.conclusions.length) return;
+    main.append(make("ul", { class: "conclusions" }, ...content.conclusions.map((text) => make("li", {}, text))));
   }
 
   function overview() {
@@ -227,7 +241,7 @@
       content.groups.forEach((group, i) => body.append(row(`${sign}, ${group.label}`, side, content.tables[i])));
       body.append(row(`${sign}, paper`, side, content.paper));
     }
-    part.append(make("div", { class: "wide" }, make("table", { id: "quantiles" },
+    part.append(...sideways(make("table", { id: "quantiles" },
       make("thead", {}, make("tr", {}, make("th", {}, "fraction of the side"), ...names.map((name) => make("th", {}, name)))), body)));
   }
 
@@ -299,7 +313,7 @@
     const having = content.runs.map((run, i) => i).filter((i) => content.runs[i].damped.length);
     if (!having.length) return;
     const part = section("Most damped tokens", "Of each step the tokens with the smallest weight (below 0 the push is reversed; the largest |c| where nothing is weighted), counted by text; means, and the most extreme one in its place.");
-    const holder = make("div", { class: "wide" });
+    const [hint, holder] = sideways();
     const columns = [["count", "count"], ["steps", "steps"], ["logp", "log p"], ["advantage", "A"], ["c", "c"], ["weight", "w"]];
     function choose(index) {
       const body = make("tbody", {}, ...content.runs[index].damped.map((token) => make("tr", {},
@@ -311,7 +325,7 @@
       const names = ["token", ...columns.map(([, name]) => name), "most extreme", "step", "log p", "A", "c", "w"];
       holder.replaceChildren(make("table", { id: "damped" }, make("thead", {}, make("tr", {}, ...names.map((name) => make("th", {}, name)))), body));
     }
-    part.append(make("div", { class: "controls" }, runChooser(having, choose)), holder);
+    part.append(make("div", { class: "controls" }, runChooser(having, choose)), hint, holder);
     choose(having[0]);
   }
 
@@ -369,6 +383,7 @@
     part.append(make("ul", { class: "skipped" }, ...content.skipped.map((text) => make("li", {}, text))));
   }
 
+  conclusions();
   overview();
   curves();
   quantiles();

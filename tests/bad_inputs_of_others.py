@@ -1,0 +1,248 @@
+"""Bad input of the commands beside ``train``; see bad_inputs.py."""
+
+from bad_inputs import GOOD_LINE, Rows, Texts
+
+ADDITION = ["../tiny", "--task", "addition"]
+BENCHMARK = ["../tiny", "--benchmark", "../good.jsonl"]
+SCORED = ["--benchmark", "../good.jsonl", "--completions"]
+
+EVAL: Rows = {
+    "no model": ([], "no model given"),
+    "empty model": (["", "--task", "addition"], "MODEL is empty"),
+    "two models": (["../tiny", "--model", "b"], "two models given: '../tiny' and 'b'"),
+    "no task": (["../tiny"], "no task given"),
+    "task": (["../tiny", "--task", "adition"], "unknown kind 'adition'. Did you mean 'addition'?"),
+    "task parameter": (["../tiny", "--task", "addition?mox=3"], "has no parameter 'mox'. Did you mean 'max'?"),
+    "samples": ([*ADDITION, "--samples", "-1"], "--samples is -1; it must be at least 0"),
+    "problems": ([*ADDITION, "--problems", "0"], "--problems is 0; it must be at least 1"),
+    "batch size": ([*ADDITION, "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
+    "seed": ([*ADDITION, "--seed", "-1"], "--seed is -1; it must be at least 0"),
+    "length": ([*ADDITION, "--max-completion-length", "0"], "max_completion_length is 0; it must be at least 1"),
+    "examples": ([*ADDITION, "--num-examples", "99"], "num_examples is 99, but 65 can be used"),
+    "negative examples": ([*ADDITION, "--num-examples", "-1"], "num_examples is -1; it must be at least 0"),
+    "format": ([*ADDITION, "--answer-format", "x"], "answer_format 'x' is unknown"),
+    "temperature": ([*ADDITION, "--temperature", "0"], "temperature is 0.0; it must be above 0"),
+    "negative temperature": ([*ADDITION, "--temperature", "-1e-1"], "temperature is -0.1; it must be above 0"),
+    "nan": ([*ADDITION, "--temperature", "nan"], "temperature is nan; it must be finite"),
+    "memory": ([*ADDITION, "--verifier-memory", "0"], "verifier_memory is 0.0; it must be above 0"),
+    "context": ([*ADDITION, "--system-prompt", "x" * 300], "does not fit the model's context"),
+    "no folder": (["./nothing", "--task", "addition"], "model folder './nothing' does not exist"),
+    "a file": (["../good.jsonl", "--task", "addition"], "../good.jsonl"),
+    "an empty folder": ([".", "--task", "addition"], "model folder . has no"),
+    "records alone": ([*ADDITION, "--records", "r"], "--records needs --benchmark"),
+    "result alone": ([*ADDITION, "--result", "r"], "--result needs --benchmark"),
+    "scores alone": ([*ADDITION, "--scores", "r"], "--scores needs --benchmark"),
+    "top-p alone": ([*ADDITION, "--top-p", "0.5"], "--top-p needs --benchmark"),
+    "engine alone": ([*ADDITION, "--engine", "own"], "--engine needs --benchmark"),
+    "label alone": ([*ADDITION, "--label", "x"], "--label needs --benchmark"),
+    "completions alone": (["--completions", "c.jsonl"], "--completions needs --benchmark"),
+    "empty records": ([*BENCHMARK, "--records", ""], "--records is empty"),
+    "empty result": ([*BENCHMARK, "--result", ""], "--result is empty"),
+    "neither": (["--benchmark", "../good.jsonl"], "--benchmark needs a model or --completions"),
+    "both": ([*BENCHMARK, "--completions", "c"], "one of the two"),
+    "benchmark": (
+        ["../tiny", "--benchmark", "math50"],
+        "benchmark 'math50' is unknown and no file. Did you mean 'math500'?",
+    ),
+    "benchmark file": (["../tiny", "--benchmark", "no.jsonl"], "Cannot read 'no.jsonl': No such file"),
+    "benchmark of lists": (["../tiny", "--benchmark", "../list.json"], "list.json, line 1: a JSON object is expected"),
+    "benchmark and task": ([*BENCHMARK, "--task", "addition"], "--task addition and --benchmark ../good.jsonl exclude"),
+    "no samples": ([*BENCHMARK, "--samples", "0"], "--samples is 0; it must be at least 1"),
+    "no problems": ([*BENCHMARK, "--problems", "0"], "--problems is 0; it must be at least 1"),
+    "top-p": ([*BENCHMARK, "--top-p", "0"], "--top-p is 0.0; it must be a fraction above 0, at most 1"),
+    "top-p above": ([*BENCHMARK, "--top-p", "1.1"], "--top-p is 1.1; it must be a fraction above 0, at most 1"),
+    "top-p nan": ([*BENCHMARK, "--top-p", "nan"], "--top-p is nan; it must be a fraction"),
+    "benchmark temperature": (
+        [*BENCHMARK, "--temperature", "-1"],
+        "--temperature is -1.0; it must be finite and at least 0",
+    ),
+    "infinite temperature": ([*BENCHMARK, "--temperature", "inf"], "--temperature is inf; it must be finite"),
+    "timeout": ([*BENCHMARK, "--verifier-timeout", "0"], "--verifier-timeout is 0.0; it must be finite and above 0"),
+    "benchmark memory": (
+        [*BENCHMARK, "--verifier-memory", "-1"],
+        "--verifier-memory is -1.0; it must be finite and above",
+    ),
+    "workers": ([*BENCHMARK, "--verifier-workers", "0"], "--verifier-workers is 0; it must be at least 1"),
+    "engine": ([*BENCHMARK, "--engine", "magic"], "--engine 'magic' is unknown; known: auto, vllm, own"),
+    "vllm": ([*BENCHMARK, "--engine", "vllm"], "--engine vllm: vLLM is not installed"),
+    "benchmark format": ([*SCORED, "../done.jsonl", "--answer-format", "x"], "answer_format 'x' is unknown"),
+    "completions": ([*SCORED, "missing.jsonl"], "cannot read missing.jsonl: no such file"),
+    "completions folder": ([*SCORED, "."], "cannot read .: is a directory"),
+    "scores in no folder": ([*SCORED, "../done.jsonl", "--scores", "../good.jsonl/s"], "cannot write ../good.jsonl/s"),
+}
+
+COMPLETIONS: Texts = {
+    "no completion": ('{"id": "good/1"}\n', "c.jsonl, line 1: field 'completion' is missing"),
+    "no id": ('{"completion": "2"}\n', "c.jsonl, line 1: field 'id' is missing"),
+    "other id": (
+        '{"id": "good/9", "completion": ""}\n',
+        "line 1: no problem has the id 'good/9'. Did you mean 'good/1'?",
+    ),
+    "number": ('\n{"id": "good/1", "completion": 3}\n', "line 2: field 'completion' must be text, not 3"),
+    "null": ('{"id": "good/1", "completion": null}\n', "line 1: field 'completion' must be text, not null"),
+    "field twice": ('{"id": "good/1", "completion": "1", "completion": "2"}\n', "field 'completion' is given twice"),
+    "half a character": ('{"id": "good/1", "completion": "\\ud83d"}\n', "line 1: \\ud83d is half of a character"),
+    "nan": ('{"id": "good/1", "completion": NaN}\n', "line 1: NaN is no number"),
+    "broken": ("nonsense\n", "c.jsonl, line 1: not valid JSON"),
+    "list": ("[1]\n", "c.jsonl, line 1: a JSON object is expected"),
+    "empty": ("", "c.jsonl: the file holds no completion"),
+}
+
+STUDY = """methods: [grpo, gaussian]
+options: {task: addition, steps: 2}
+evaluation: {every: 1}
+"""
+STUDIES: Texts = {
+    "key": (STUDY + "method: [prob]\n", "study s.yaml: key 'method' is unknown; did you mean 'methods'?"),
+    "double key": (STUDY + "methods: [prob]\n", "s.yaml, line 4: key 'methods' stands on line 1 already"),
+    "double method": ("methods: {grpo: {}, grpo: {}}\n", "s.yaml, line 1: key 'grpo' stands on line 1 already"),
+    "clock": (STUDY + "seeds: 1:30\n", "s.yaml, line 4: YAML reads 1:30 in base 60, as 90"),
+    "octal": (STUDY + "seeds: [1, 010]\n", "s.yaml, line 4: YAML reads 010 in base 8, as 8"),
+    "brackets": (STUDY + "seeds: " + "[" * 5000, "s.yaml, line 4: brackets are nested more than 50 deep"),
+    "broken": (STUDY + "seeds: [1\n", "s.yaml, line 5: not valid YAML"),
+    "list": ("- grpo\n", "config s.yaml must be a mapping of options, not list"),
+    "empty": ("", "config s.yaml must be a mapping of options, not NoneType"),
+    "no method": ("options: {task: addition}\n", "study s.yaml: methods is missing"),
+    "methods as text": ("methods: grpo\n", "study s.yaml: methods must be a mapping, not 'grpo'"),
+    "method": (STUDY.replace("gaussian", "gausian"), "'gausian' is unknown; did you mean 'gaussian'?"),
+    "method's options": (STUDY.replace("[grpo, gaussian]", "{grpo: 3}"), "methods: grpo must be a mapping, not 3"),
+    "method's seeds": (
+        STUDY.replace("[grpo, gaussian]", "{grpo: {seeds: 0}}"),
+        "seeds must be a number of seeds, not 0",
+    ),
+    "method's regimes": (STUDY.replace("[grpo, gaussian]", "{grpo: {regimes: x}}"), "regimes must be a list of names"),
+    "baseline": (STUDY + "baseline: prob\n", "study s.yaml: baseline 'prob' is unknown; known: grpo, gaussian"),
+    "seeds": (STUDY + "seeds: 0\n", "seeds must be a number of seeds or a list of different whole numbers, not 0"),
+    "seeds twice": (STUDY + "seeds: [1, 1]\n", "seeds must be a number of seeds or a list of different whole numbers"),
+    "seeds as text": (STUDY + "seeds: many\n", "seeds must be a number of seeds or a list of different whole numbers"),
+    "negative seed": (STUDY + "seeds: [-1]\n", "seed is -1; it must be at least 0"),
+    "outcome": (STUDY + "outcome: acuracy@1\n", "study s.yaml: outcome 'acuracy@1' is unknown"),
+    "margin": (STUDY + "margin: -1\n", "margin must be a positive number, in the outcome's unit, not -1"),
+    "secondary": (STUDY + "secondary: accuracy@1\n", "secondary must be a list of outcomes, not 'accuracy@1'"),
+    "hard": (STUDY + "hard_regimes: [haard]\n", "study s.yaml: hard_regimes 'haard' is unknown"),
+    "hard as number": (STUDY + "hard_regimes: 3\n", "hard_regimes must be a list"),
+    "sweep": (STUDY + "sweep: {learnig_rate: [1]}\n", "study s.yaml: sweep 'learnig_rate' is unknown; did you mean"),
+    "sweep value": (STUDY + "sweep: {learning_rate: 1}\n", "sweep: 'learning_rate' must be a list of values, not 1"),
+    "sweep range": (STUDY + "sweep: {learning_rate: [-1]}\n", "learning_rate is -1.0; it must be above 0"),
+    "evaluation": (STUDY.replace("every", "evry"), "evaluation 'evry' is unknown; did you mean 'every'?"),
+    "no evaluation": (STUDY.replace("every: 1", "every: 0"), "evaluation: 'every' is missing"),
+    "harder": (
+        STUDY.replace("every: 1", "every: 1, harder: {tsk: a}"),
+        "harder 'tsk' is unknown; did you mean 'task'?",
+    ),
+    "option": (STUDY.replace("steps", "stps"), "study s.yaml: unknown option 'stps'. Did you mean 'steps'?"),
+    "option's type": (STUDY.replace("steps: 2", "steps: two"), "study s.yaml: option 'steps' must be int, not 'two'"),
+    "option's range": (STUDY.replace("steps: 2", "steps: 0"), "steps is 0; it must be at least 1"),
+    "option of the study": (STUDY.replace("steps: 2", "seed: 2"), "option 'seed' is set by the study itself"),
+    "no task": (STUDY.replace("task: addition, ", ""), "no task given"),
+    "empty axis": (STUDY + "regimes: {}\n", "study s.yaml: regimes is empty"),
+    "axis": (STUDY + "regimes: 3\n", "study s.yaml: regimes must be a mapping, not 3"),
+    "no UTF-8": (b"methods: [\xff]\n", "config s.yaml: not valid UTF-8"),
+}
+
+COMPARE: Rows = {
+    "no study": (["none.yaml"], "cannot read config none.yaml: no such file"),
+    "empty study": ([""], "STUDY is empty"),
+    "a folder": (["."], "cannot read config .: is a directory"),
+    "empty output": (["../study.yaml", "--output", ""], "--output is empty"),
+    "only": (
+        ["../study.yaml", "--list", "--only", "gausian"],
+        "--only 'gausian': no run of study ../study.yaml has that",
+    ),
+    "workers": (["../study.yaml", "--workers", "0"], "--workers is 0; it must be at least 1"),
+    "shard": (["../study.yaml", "--shard", "2"], "--shard is '2'; it must look like 2/4"),
+    "shard above": (["../study.yaml", "--shard", "3/2"], "shard 3/2: the part must be between 1 and 2"),
+    "shard 0": (["../study.yaml", "--shard", "0/2"], "shard 0/2: the part must be between 1 and 2"),
+    "shard negative": (["../study.yaml", "--shard", "-1/2"], "shard"),
+    "adopt": (["../study.yaml", "--adopt", "/nope"], "/nope holds no records of a study"),
+    "adopt and no run": (["../study.yaml", "--no-run", "--adopt", "."], "holds no records of a study"),
+    "adopt and list": (["../study.yaml", "--list", "--adopt", "/nope"], "--list only lists; leave out --adopt"),
+    "figures and list": (["../study.yaml", "--list", "--figures"], "--list only lists; leave out --figures"),
+    "report and list": (["../study.yaml", "--list", "--report"], "--list only lists; leave out --report"),
+    "no run and list": (["../study.yaml", "--list", "--no-run"], "--list only lists; leave out --no-run"),
+    "tuned": (["../study.yaml", "--no-run", "--tuned", "learnig_rate"], "--tuned 'learnig_rate' is unknown"),
+    "output is a file": (
+        ["../study.yaml", "--no-run", "--output", "../good.jsonl"],
+        "cannot write ../good.jsonl/results.md",
+    ),
+}
+
+REPORT: Rows = {
+    "nothing there": (["nope"], "nope"),
+    "no run": (["."], "."),
+    "a file": (["../good.jsonl"], "../good.jsonl"),
+    "empty": ([""], "RUN is empty"),
+    "a model": (["../tiny"], "../tiny"),
+    "empty output": (["../run", "--output", ""], "--output is empty"),
+    "empty markdown": (["../run", "--markdown", ""], "--markdown is empty"),
+    "format": (["../run", "--figures", "f", "--formats", "gif"], "formats 'gif' is unknown; known: png, svg, pdf"),
+    "format alone": (["../run", "--formats", "png"], "--formats needs --figures"),
+    "output below a file": (["../run", "--output", "../good.jsonl/x.html"], "cannot write ../good.jsonl/x.html"),
+    "output is a folder": (["../run", "--output", "."], "cannot write . (is a directory)"),
+    "figures below a file": (
+        ["../run", "--output", "/dev/null", "--figures", "../good.jsonl/f"],
+        "cannot write figures to",
+    ),
+    "trl's folder": (
+        ["../trl"],
+        "for one of a TRL script, let it train with trainer.add_callback(RunWriter(trainer)), from covgrpo.callbacks.",
+    ),
+}
+
+BENCH: Rows = {
+    "steps": (["--steps", "0"], "steps is 0; it must be at least 1"),
+    "warm-up": (["--warmup", "-1"], "warmup is -1; it must be at least 0"),
+    "seed": (["--seed", "-1"], "seed is -1; it must be at least 0"),
+    "layers": (["--layers", "0"], "layers is 0; it must be at least 1"),
+    "generations": (["--num-generations", "1"], "num_generations is 1; it must be at least 2"),
+    "length": (["--completion-length", "0"], "completion_length is 0; it must be at least 1"),
+    "micro batch": (["--micro-batch-size", "3"], "micro_batch_size is 3; it must divide the 128 completions"),
+    "zero share": (["--zero-share", "50"], "zero_share is 50.0; it must be a fraction"),
+    "zero share below": (["--zero-share", "-1e-1"], "zero_share is -0.1; it must be a fraction"),
+    "learning rate": (["--learning-rate", "nan"], "learning_rate is nan; it must be finite and at least 0"),
+    "lengths": (["--lengths", "raged"], "lengths 'raged' is unknown; did you mean 'ragged'?"),
+    "sweep": (["--sweep", "lengths"], "argument --sweep: invalid choice: 'lengths'"),
+    "only": (["--only", "verl"], "argument --only: invalid choice: 'verl'"),
+    "points alone": (["--points", "3"], "--points needs --sweep"),
+    "plot alone": (["--plot", "."], "--plot needs --sweep"),
+    "points": (["--sweep", "generations", "--points", "many"], "num_generations takes int values, not 'many'"),
+    "points below": (["--sweep", "generations", "--points", "-1"], "num_generations is -1; it must be at least 2"),
+    "plot folder": (["--sweep", "generations", "--plot", "no/such"], "folder 'no/such' does not exist"),
+    "plot of one": (["--sweep", "generations", "--plot", ".", "--only", "trl"], "--plot compares both sides"),
+    "model": (["--model", "./no-such-model"], "model folder './no-such-model' does not exist"),
+    "task": (["--task", "adition"], "unknown kind 'adition'. Did you mean 'addition'?"),
+}
+
+RESULT = '{"label": "a", "benchmark": "math500", "accuracy": 0.5, "low": 0.4, "high": 0.6}'
+TABLES: Texts = {
+    "broken": ("{oops", "cannot read r.json as a result of covgrpo eval"),
+    "empty": ("", "cannot read r.json as a result of covgrpo eval"),
+    "list": ("[1]", "r.json is no result of `covgrpo eval --benchmark ... --result FILE`"),
+    "lacking": ('{"label": "a"}', "r.json is no result of `covgrpo eval --benchmark ... --result FILE`"),
+    "text as accuracy": (RESULT.replace("0.5", '"half"'), "r.json: accuracy must be a number, not 'half'"),
+    "null as low": (RESULT.replace("0.4", "null"), "r.json: low must be a number, not None"),
+    "nan": (RESULT.replace("0.6", "NaN"), "r.json: high must be a number, not nan"),
+    "number as label": (RESULT.replace('"a"', "3"), "r.json: label must be text, not 3"),
+    "list as benchmark": (RESULT.replace('"math500"', "[]"), "r.json: benchmark must be text, not []"),
+    "no UTF-8": (b"\xff", "cannot read r.json as a result of covgrpo eval"),
+}
+TABLE: Rows = {
+    "nothing there": (["nope.json"], "cannot read nope.json as a result of covgrpo eval"),
+    "empty": ([""], "FILE is empty"),
+    "a folder": (["."], "cannot read . as a result of covgrpo eval"),
+    "twice": (["../result.json", "../result.json"], "../result.json: a has math500 twice"),
+    "paper": (["../result.json", "--paper", "3b"], "paper '3b' is unknown"),
+}
+
+FILES: dict[str, str] = {
+    "good.jsonl": GOOD_LINE,
+    "done.jsonl": '{"id": "good/1", "completion": "2"}\n',
+    "study.yaml": STUDY,
+    "broken.json": "{oops",
+    "list.json": "[1]",
+    "empty.json": "{}",
+    "result.json": RESULT,
+    "run/metrics.jsonl": '{"step": 1, "reward": 0.5}\n',
+    "trl/README.md": "",
+    "trl/checkpoint-1/trainer_state.json": "{}",
+}
