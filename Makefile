@@ -15,8 +15,9 @@ FAST := core core_edge_cases core_ingredients core_invariances metrics noise tas
 demo: $(STAMP)
 	$(BIN)/covgrpo demo
 
+# One worker a core; a worker that is done takes tests from another.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow or quick" $(FAST:%=tests/test_%.py)
