@@ -14,7 +14,7 @@ from covgrpo.cpu_defaults import set_cpu_defaults
 
 set_cpu_defaults()  # before torch: some tests run several processes on the same cores
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores, and so do the processes that they start
-    share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 import accelerate.utils.imports  # noqa: E402
