@@ -26,7 +26,7 @@ def test_every_method_of_a_study_can_be_trained(path, monkeypatch):
     for spec in {run.method: run for run in read_study(path).runs}.values():
         found = plan(dataclasses.replace(spec.options, model="smollm2-135m"), 1, "none")
         assert not found.problems, spec.method
-        plain = spec.method in ("grpo", "clip_higher", "entropy_bonus")
+        plain = spec.options.method in ("grpo", "clip_higher", "entropy_bonus")
         assert found.facts["weighting"].startswith("none") == plain, spec.method
 
 

@@ -53,10 +53,10 @@ def test_pass_at_k_of_a_policy_with_known_entropy(tmp_path, capsys):
             # An interval over 100 problems; the margin leaves a false alarm in some 10^4.
             low, high = found[f"pass@{k}"]["low"] - 0.03, found[f"pass@{k}"]["high"] + 0.03
             assert low < 1 - (1 - p) ** k < high
-    drawn = [text for texts in completions(records).values() for text in texts]
+    drawn = [text.strip() for texts in completions(records).values() for text in texts]  # vLLM parts words by spaces
     assert len(drawn) == 800
     shares = [drawn.count(text) / len(drawn) for text in CHANCES]
-    assert sum(shares) == 1
+    assert sum(shares) == pytest.approx(1)
     entropy = -sum(share * math.log(share) for share in shares)
     assert entropy == pytest.approx(-sum(c * math.log(c) for c in CHANCES.values()), abs=0.06)
 
@@ -77,9 +77,9 @@ def test_the_built_in_model_is_as_good_by_vllm_as_by_our_sampler(tmp_path, smoll
     flags = ["--samples", "8", "--max-completion-length", "12", "--temperature", "1", "--top-p", "1"]
     by_vllm = evaluate(smollm2, benchmark, *flags, "--records", str(records))
     own = ours(smollm2, benchmark, capsys, *flags)
-    assert by_vllm["accuracy"]["low"] <= own["accuracy"]["high"]
-    assert own["accuracy"]["low"] <= by_vllm["accuracy"]["high"]
-    assert own["accuracy"]["mean"] > 0.02, "where nothing is right there is nothing to compare"
+    assert by_vllm["avg@8"]["low"] <= own["avg@8"]["high"]
+    assert own["avg@8"]["low"] <= by_vllm["avg@8"]["high"]
+    assert own["avg@8"]["accuracy"] > 0.02, "where nothing is right there is nothing to compare"
     distinct = [len(set(texts)) for texts in completions(records).values()]
     assert sum(distinct) / len(distinct) > 5, "the 8 samples of a problem are drawn independently"
 
