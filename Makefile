@@ -7,10 +7,13 @@ STAMP  := $(VENV)/.installed
 VERL   := .venv-verl
 VSTAMP := $(VERL)/.installed
 
+VLLM   := .venv-vllm
+LSTAMP := $(VLLM)/.installed
+
 # What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
 FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks digits countdown cli runs trl_identity
 
-.PHONY: demo test test-fast test-gpu test-verl lint docs clean
+.PHONY: demo test test-fast test-gpu test-verl test-vllm lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo demo
@@ -25,6 +28,10 @@ test-fast: $(STAMP)
 # verl's trainer on CPUs, with Ray: 12 to 20 minutes on 2 cores. COVGRPO_VERL_PYTHON=... takes another environment with verl.
 test-verl: $(STAMP) $(if $(COVGRPO_VERL_PYTHON),,$(VSTAMP))
 	COVGRPO_VERL_PYTHON=$(or $(COVGRPO_VERL_PYTHON),$(abspath $(VERL))/bin/python) $(BIN)/python -m pytest tests/verl_cpu
+
+# A real vLLM on CPUs: `covgrpo eval --engine vllm` beside our sampler. COVGRPO_VLLM_PYTHON=... takes another environment.
+test-vllm: $(STAMP) $(if $(COVGRPO_VLLM_PYTHON),,$(LSTAMP))
+	COVGRPO_VLLM_PYTHON=$(or $(COVGRPO_VLLM_PYTHON),$(abspath $(VLLM))/bin/python) $(BIN)/python -m pytest tests/vllm_cpu
 
 # On a machine with a GPU: the tests that need one, then the table of docs/gpu.md. GPU_PYTHON=... is another environment.
 test-gpu: $(if $(GPU_PYTHON),,$(STAMP))
@@ -71,5 +78,12 @@ dist: $(STAMP)
 try-trl: $(STAMP)
 	$(BIN)/python scripts/try_trl.py $(VERSION)
 
+$(LSTAMP): constraints-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VERL) runs build dist site
+	rm -rf $(VENV) $(VERL) $(VLLM) runs build dist site
