@@ -18,7 +18,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files, InclusionLevel
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_for_filename
+from pygments.lexers import TextLexer, get_lexer_for_filename
+from pygments.util import ClassNotFound
 
 ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = "repository/"
@@ -170,6 +171,8 @@ def code_page(path: str) -> str:
     """Return the page of a file of code: coloured, with the anchor ``L-12`` at line 12."""
     text = (ROOT / path).read_text(encoding="utf-8")
     shown = HtmlFormatter(lineanchors="L", cssclass="highlight", wrapcode=True)
-    return f"---\nsearch: {{exclude: true}}\nhide: [toc]\n---\n# `{path}`\n\n" + highlight(
-        text, get_lexer_for_filename(path), shown
-    )
+    try:
+        lexer = get_lexer_for_filename(path)
+    except ClassNotFound:  # a notebook, say
+        lexer = TextLexer()
+    return f"---\nsearch: {{exclude: true}}\nhide: [toc]\n---\n# `{path}`\n\n" + highlight(text, lexer, shown)

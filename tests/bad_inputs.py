@@ -11,7 +11,7 @@ Texts = dict[str, tuple[str | bytes, str]]
 WORDS: Rows = {
     "nothing": ([], "the following arguments are required: COMMAND"),
     "command": (["trian"], "command 'trian' is unknown; did you mean 'train'?"),
-    "far command": (["frobnicate"], "known: train, eval, compare, table, report, bench, tasks, models"),
+    "far command": (["frobnicate"], "known: demo, train, eval, compare, table, report, bench, tasks, models"),
     "empty command": ([""], "command '' is unknown"),
     "version": (["--verson"], "flag --verson is unknown; did you mean --version?"),
     "far flag": (["--frobnicate"], "flag --frobnicate is unknown (see covgrpo --help)"),

@@ -9,7 +9,8 @@ import pytest
 
 from covgrpo.cli import command_line, main, train
 from covgrpo.cli.demo import RECIPE
-from covgrpo.runs.options import TrainOptions, read_yaml
+from covgrpo.runs.options import TrainOptions
+from covgrpo.yaml_text import read_yaml
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--model", "../tiny", "--steps", "1", "--prompts-per-step", "2", "--num-generations", "4", "--no-evaluate"]

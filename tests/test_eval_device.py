@@ -58,7 +58,7 @@ def test_before_is_measured_where_the_trainer_trains(tmp_path):
     """As after: in the precision that the device has."""
     options = TrainOptions(task="addition", evaluate=True, output=str(tmp_path / "run"))
     run = RunFolder.create(str(tmp_path / "run"), {"options": {}})
-    session = _Session(options, None, None, SimpleNamespace(device=META), run)
+    session = _Session(options, None, None, SimpleNamespace(device=META), run, None)
     measuring = Measuring([])
     assert session._evaluate("before", tiny_model(), measuring) == {"accuracy": 0.5}
     assert measuring.seen == [META]
