@@ -144,12 +144,14 @@ MUTATIONS = {
 def run_test(source: Path, test: str) -> bool:
     """Return whether the tests whose name begins so pass on the package at ``source``."""
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-    where = [sys.executable, "-c", "import covgrpo; print(covgrpo.__file__)"]
-    used = subprocess.run(where, env=environment, capture_output=True, text=True, check=True).stdout
-    if not used.startswith(str(source)):
-        raise ValueError(f"the tests would run on {used.strip()}, not on the copy in {source}")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", str(ROOT / "tests/test_core_ingredients.py"), "-k", test]
+    # Without conftest.py, which loads transformers: the core's tests need torch alone.
+    words = ["-q", "-x", "--noconftest", str(ROOT / "tests/test_core_ingredients.py"), "-k", test]
+    program = "import sys, covgrpo, pytest; print(covgrpo.__file__, flush=True); sys.exit(pytest.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *words]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, cwd=ROOT)
+    used = done.stdout.splitlines()[0] if done.stdout else done.stderr
+    if not used.startswith(str(source)):
+        raise ValueError(f"the tests would run on {used}, not on the copy in {source}")
     if done.returncode not in (0, 1):
         raise ValueError(f"no test {test!r} ran:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.returncode == 0
