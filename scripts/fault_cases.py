@@ -206,7 +206,7 @@ class Bench:
             failures.append(f"going on ended with {shown(again)}")
         elif again.out != (self.eval_whole / "out").read_text() or records.read_bytes() != whole:
             failures.append("the result differs")
-        if litter := sorted(path.name for path in records.parent.iterdir() if path != records):
+        if litter := sorted(path.name for path in records.parent.glob("*") if path != records):
             failures.append(f"left behind: {litter}")
         return f"operation {n}{' of one that goes on' if started else ''}", Outcome(failures=failures)
 

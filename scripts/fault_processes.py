@@ -108,6 +108,7 @@ def warm_up() -> None:
     """Import what a run imports, so that a fork need not."""
     for name in _MODULES:
         importlib.import_module(name)
+    importlib.import_module("covgrpo.cli").command_line()
 
 
 def provide(folder: Path) -> Path:
@@ -140,7 +141,12 @@ def shim() -> ctypes.CDLL:
     return library
 
 
-def start(folder: Path, argv: Sequence[str], first: Callable[[], None] = lambda: None, last: Callable[[], None] = lambda: None) -> int:
+def start(
+    folder: Path,
+    argv: Sequence[str],
+    first: Callable[[], None] = lambda: None,
+    last: Callable[[], None] = lambda: None,
+) -> int:
     """Fork a process that runs ``covgrpo`` with these words in a folder; ``first`` and ``last`` are called in it."""
     sys.stdout.flush()
     pid = os.fork()
