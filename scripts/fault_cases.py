@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -236,7 +237,7 @@ class Bench:
             "train: two processes on one run folder": self._two,
             "train: a verifier out of memory": lambda: self._worker("greedy"),
             "train: a verifier's worker killed while it works": lambda: self._worker("shot"),
-            "train: standard output closed": lambda: self._output(lambda: os.close(1)),
+            "train: standard output closed": lambda: self._output(_closed),
             "train: the reader of the output gone": lambda: self._output(_broken_pipe),
         }
 
@@ -281,19 +282,16 @@ class Bench:
 
     def _two(self) -> Outcome:
         folder = self._place("trial")
-        (folder / "other").mkdir()
         since = time.monotonic()
         first = start(folder, TRAIN)
         while not (folder / "run" / "metrics.jsonl").exists() and time.monotonic() - since < 60:
             time.sleep(0.01)
         os.kill(first, signal.SIGSTOP)  # at work still, however slow the second is
-        words = [word if word != "run" else "../run" for word in TRAIN]
-        words[words.index("tiny")], words[words.index("own.tasks:letters")] = "../tiny", "own.tasks:letters"
-        (folder / "other" / "own").symlink_to(folder / "own")
-        second = run(folder / "other", [*words, "--resume"])
+        pid = start(folder, [*TRAIN, "--resume"], label="second-")
+        second = finish(pid, folder, time.monotonic(), label="second-")
         os.kill(first, signal.SIGCONT)
         ended, said = finish(first, folder, since), one_sentence(second)
-        failures = [] if said and "run" in said else [f"the second process: {shown(second)}"]
+        failures = [] if said and "another process" in said else [f"the second process: {shown(second)}"]
         failures += [f"the first process: {shown(ended)}"] if ended.code else self.differences(folder / "run")
         return Outcome(said or "", failures)
 
@@ -309,16 +307,21 @@ class Bench:
         folder = self._place("trial")
         ended = run(folder, TRAIN, spoil)
         failures = [f"said {shown(ended)}"] if "Traceback" in ended.err else []
-        whole = (folder / "run" / "model").exists()
-        if whole and not failures:
-            return Outcome(failures=self.differences(folder / "run"))
-        return Outcome(f"ended with code {ended.code}", failures + self.goes_on(folder).failures)
+        if ended.code:
+            return Outcome(failures=[*failures, f"ended with {shown(ended)}", *self.goes_on(folder).failures])
+        return Outcome(ended.err.strip(), failures + self.differences(folder / "run"))
 
 
 def _batches(records: Path) -> int:
     """Whole lines after the first of a file of recorded completions, in whole batches of three."""
     lines = records.read_bytes().count(b"\n") - 1 if records.exists() else 0
     return max(0, lines) // 3 * 3
+
+
+def _closed() -> None:
+    """As ``>&-`` leaves a process: Python has no standard output then."""
+    os.close(1)
+    sys.stdout = None  # type: ignore[assignment]  # as the interpreter does
 
 
 def _broken_pipe() -> None:

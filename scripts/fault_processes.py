@@ -4,6 +4,7 @@ A fresh process spends most of a tiny run on imports. Here one process imports, 
 folder, its own output, killed for real.
 """
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -146,8 +147,12 @@ def start(
     argv: Sequence[str],
     first: Callable[[], None] = lambda: None,
     last: Callable[[], None] = lambda: None,
+    label: str = "",
 ) -> int:
-    """Fork a process that runs ``covgrpo`` with these words in a folder; ``first`` and ``last`` are called in it."""
+    """Fork a process that runs ``covgrpo`` with these words in a folder; ``first`` and ``last`` are called in it.
+
+    ``label`` is the start of the names of the files that its output goes to.
+    """
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
@@ -155,7 +160,7 @@ def start(
         try:
             os.chdir(folder)
             for number, name in ((1, "out"), (2, "err")):
-                os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+                os.dup2(os.open(folder / (label + name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             sys.path.append(str(folder))
             os.environ["FAULT_FOLDER"] = str(folder)
             first()
@@ -164,7 +169,10 @@ def start(
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.flush()
             os._exit(code)
     return pid
 
@@ -178,7 +186,7 @@ def _main(argv: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else 1
 
 
-def finish(pid: int, folder: Path, since: float, limit_s: float = 120.0) -> Ended:
+def finish(pid: int, folder: Path, since: float, limit_s: float = 120.0, label: str = "") -> Ended:
     """Wait for a process; one that takes too long is killed and counts as having hung (code -1)."""
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -191,7 +199,8 @@ def finish(pid: int, folder: Path, since: float, limit_s: float = 120.0) -> Ende
             code = -1
             break
         time.sleep(0.01)
-    texts = [(folder / name).read_text(errors="replace") if (folder / name).exists() else "" for name in ("out", "err")]
+    files = [folder / (label + name) for name in ("out", "err")]
+    texts = [file.read_text(errors="replace") if file.exists() else "" for file in files]
     return Ended(code, *texts, time.monotonic() - since)
 
 

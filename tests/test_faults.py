@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from run_cases import words
 
+from covgrpo.cli import main
 from covgrpo.errors import UserError
 from covgrpo.evaluation.generation import Drawn, GenerationSettings, draw_all
 from covgrpo.runs.record.folder import RunFolder
@@ -107,3 +110,30 @@ def test_going_on_does_not_risk_what_was_drawn(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [records]
     draw_all(Letters, PROMPTS, SETTINGS, records, {})
     assert [json.loads(line)["id"] for line in records.read_text().splitlines()[1:]] == list(PROMPTS)
+
+
+@pytest.mark.slow
+def test_a_clock_set_back_removes_no_new_checkpoint(inside: Path) -> None:
+    """Checkpoints from the future, of which one was about to be removed when the run was killed."""
+    flags = ["--save-steps", "1", "--schedule-steps", "5"]
+    assert main(words("clock", *flags, "--steps", "3")) == 0
+    future = time.time() + 86_400
+    for number, name in enumerate(("checkpoint-3", "checkpoint-2")):
+        os.utime(inside / "clock" / name, (future + number, future + number))
+    assert main(words("clock", *flags, "--steps", "5", "--resume")) == 0
+    assert sorted(path.name for path in (inside / "clock").glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_nobody_reads_its_output(here: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "covgrpo", *words("unread", "--steps", "3")],
+        cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    )  # fmt: skip
+    assert run.stdout is not None and run.stderr is not None
+    assert run.stdout.readline().startswith("covgrpo: tiny on own.tasks:letters")
+    run.stdout.close()
+    assert run.stderr.read() == "covgrpo: nobody reads the output any more; the run goes on without it\n"
+    assert run.wait(60) == 0
+    assert (here / "unread" / "model" / "model.safetensors").exists()

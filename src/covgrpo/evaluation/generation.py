@@ -1,5 +1,6 @@
 """Completions of benchmark problems: drawn once, recorded as they come, so that a stopped evaluation goes on."""
 
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -196,6 +197,8 @@ def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Dra
     whole = len(done) if len(done) == len(rows) else len(done) // size * size
     if [r["id"] for r in records[:whole]] != rows[:whole]:
         raise UserError(f"{path} holds completions of other problems; name another --records, or remove it.")
+    for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # a process was killed while it wrote the file anew
+        torn.unlink(missing_ok=True)
     kept = "".join(line.raw.decode() + "\n" for line in lines[: whole + 1])
     if len(kept.encode()) < path.stat().st_size:
         with writing(path), replacing(path) as file:  # whole at any time: what was drawn is not to be lost by going on

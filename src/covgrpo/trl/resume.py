@@ -7,6 +7,8 @@ generator was used.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from accelerate.logging import get_logger
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from trl.trainer.utils import RepeatSampler
 
 from covgrpo.errors import UserError
@@ -88,6 +90,23 @@ def save_state(trainer: Any, folder: Path) -> None:
         with replacing(folder / _STATE) as file:
             json.dump(state, file)
     trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def rotating_by_step(trainer: Any, trial: Any) -> Iterator[None]:
+    """Keep the ``save_total_limit`` checkpoints of the highest steps, where transformers keeps the latest by the clock.
+
+    After a clock was set back that would be any but the one just written; and a folder whose removal was cut short is
+    the latest that changed.
+    """
+    limit = trainer.args.save_total_limit
+    trainer.args.save_total_limit = None
+    try:
+        yield
+    finally:
+        trainer.args.save_total_limit = limit
+    if trainer.args.should_save:
+        rotate_checkpoints(trainer._get_output_dir(trial=trial), limit, trainer.state.best_model_checkpoint)
 
 
 def checkpoint_for_all(trainer: Any, checkpoint: str | Path | bool | None) -> str | bool | None:
