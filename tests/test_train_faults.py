@@ -49,3 +49,5 @@ def test_stop_between_the_updates_of_a_rollout_batch(inside: Path, monkeypatch: 
     assert main(words("parted", *flags, "--resume")) == 0
     assert weights(inside / "parted") == weights(inside / "thrice")
     assert untimed(inside / "parted") == untimed(inside / "thrice")
+    for name in ("samples.jsonl", "tokens.jsonl", "histograms.jsonl"):
+        assert (inside / "parted" / name).read_bytes() == (inside / "thrice" / name).read_bytes(), name

@@ -1,6 +1,8 @@
 """What a person watches: a live line with small charts on a terminal, plain lines elsewhere."""
 
 import math
+import os
+import sys
 from typing import Any
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -26,6 +28,19 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _console(quiet: bool) -> Any:
+    """A console that goes on without its reader: a run of days is not to end with `| head`."""
+    from rich.console import Console
+
+    class Lasting(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print("covgrpo: nobody reads the output any more; the run goes on without it", file=sys.stderr)
+
+    return Lasting(highlight=False, emoji=False, quiet=quiet)
+
+
 def _top(values: list[float], least: float) -> float:
     return max([least, *(value for value in values if math.isfinite(value))])
 
@@ -40,9 +55,7 @@ class Display:
     """
 
     def __init__(self, completions_per_step: int, quiet: bool = False):
-        from rich.console import Console
-
-        self.console = Console(highlight=False, emoji=False, quiet=quiet)
+        self.console = _console(quiet)
         self.live: Any = None
         self.live_part = ""
         self.completions = completions_per_step

@@ -1,5 +1,6 @@
 """Completions of benchmark problems: drawn once, recorded as they come, so that a stopped evaluation goes on."""
 
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from covgrpo.errors import UserError
-from covgrpo.files import read_json_lines, writing
+from covgrpo.files import read_json_lines, replacing, writing
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,13 @@ def _digest(prompts: dict[str, list[dict[str, str]]]) -> str:
 
 def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Drawn]:
     """Completions recorded so far, in whole batches; starts the file where there is none."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [line for line in read_json_lines(path) if line.ended] if path.exists() else []  # a torn last one has no end
+    if not lines and _is_start_of(path, head):
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
         _append(path, [head])
         return []
-    lines = [line for line in read_json_lines(path) if line.ended]  # a torn last line has no end
     try:
         for line in lines:
             if line.error is not None:
@@ -194,8 +197,18 @@ def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Dra
     whole = len(done) if len(done) == len(rows) else len(done) // size * size
     if [r["id"] for r in records[:whole]] != rows[:whole]:
         raise UserError(f"{path} holds completions of other problems; name another --records, or remove it.")
-    path.write_bytes(b"".join(line.raw + b"\n" for line in lines[: whole + 1]))
+    for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # a process was killed while it wrote the file anew
+        torn.unlink(missing_ok=True)
+    kept = "".join(line.raw.decode() + "\n" for line in lines[: whole + 1])
+    if len(kept.encode()) < path.stat().st_size:
+        with writing(path), replacing(path) as file:  # whole at any time: what was drawn is not to be lost by going on
+            file.write(kept)
     return done[:whole]
+
+
+def _is_start_of(path: Path, head: dict[str, Any]) -> bool:
+    """Whether the file is not there, or holds what a process left that was killed while it wrote the first line."""
+    return not path.exists() or (json.dumps(head, ensure_ascii=False) + "\n").encode().startswith(path.read_bytes())
 
 
 def _append(path: Path, records: list[dict[str, Any]]) -> None:

@@ -112,6 +112,9 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
         if run is not None and not options.resume:
             run.discard()
         raise
+    finally:
+        if run is not None:
+            run.release()
 
 
 def plan(options: TrainOptions, processes: int = 1, shards: str = "none") -> Plan:
@@ -169,15 +172,17 @@ def _open(
         try:
             folder = RunFolder(Path(options.run_folder()))
             checkpoint = folder.checkpoint_to_resume() if options.resume else None
-            run = RunFolder.create(folder.path, config, resume=options.resume, ignore=_MAY_CHANGE)
+            run = RunFolder.create(folder.path, config, resume=options.resume, ignore=_MAY_CHANGE, lock=True)
             hub = None if hub is None else hub.create()
             if options.resume:
                 run.truncate_after(_step_of(checkpoint))
                 watcher.message(f"resuming {run.path} from step {_step_of(checkpoint)}")
         except UserError as found:
             error = str(found)
-            if run is not None and not options.resume:
-                run.discard()
+            if run is not None:
+                if not options.resume:
+                    run.discard()
+                run.release()
     checkpoint, hub, error = from_first((checkpoint, hub, error))
     if error is not None:
         raise UserError(error)

@@ -1,11 +1,14 @@
 """A resumed run goes on as if it had not been stopped: same prompts, same rollouts, same updates.
 
 Transformers restores weights, optimizer, schedule and random states. Three things of TRL's are added: its count of
-micro-batches; the rollouts that a checkpoint in the middle of a generation batch still needs; and the order of prompts
-in later epochs, which hangs on how often the sampler's generator was used.
+micro-batches; the rollouts that a checkpoint in the middle of a generation batch still needs, with the trainer's log of
+them, from which samples are kept; and the order of prompts in later epochs, which hangs on how often the sampler's
+generator was used.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import torch
 from accelerate.logging import get_logger
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from trl.trainer.utils import RepeatSampler
 
 from covgrpo.errors import UserError
@@ -24,6 +27,7 @@ from covgrpo.trl.rollout import Rollout
 logger = get_logger(__name__)
 
 _STATE, _THEIR_STATE = "covgrpo_state.json", "trainer_state.json"
+_LOGGED = {"prompt", "completion", "advantages"}
 
 
 class EpochSampler(RepeatSampler):
@@ -79,11 +83,30 @@ def save_state(trainer: Any, folder: Path) -> None:
         others = [_others(micro) for micro in pending] if pending is not None else None
         processes = trainer.accelerator.num_processes
         state = {"micro_batches_done": trainer._step, "pending": others, "processes": processes}
+        if pending is not None and (log := _log_of(trainer)) is not None:
+            state["log"] = log
         if trainer.entropy_hold is not None:
             state["entropy_hold"] = trainer.entropy_hold.state_dict()
         with replacing(folder / _STATE) as file:
             json.dump(state, file)
     trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def rotating_by_step(trainer: Any, trial: Any) -> Iterator[None]:
+    """Keep the ``save_total_limit`` checkpoints of the highest steps, where transformers keeps the latest by the clock.
+
+    After a clock was set back that would be any but the one just written; and a folder whose removal was cut short is
+    the latest that changed.
+    """
+    limit = trainer.args.save_total_limit
+    trainer.args.save_total_limit = None
+    try:
+        yield
+    finally:
+        trainer.args.save_total_limit = limit
+    if trainer.args.should_save:
+        rotate_checkpoints(trainer._get_output_dir(trial=trial), limit, trainer.state.best_model_checkpoint)
 
 
 def checkpoint_for_all(trainer: Any, checkpoint: str | Path | bool | None) -> str | bool | None:
@@ -161,6 +184,26 @@ def load_state(trainer: Any, checkpoint: str | None) -> None:
                 "checkpoint at the end of one, or with that version."
             )
         trainer._buffered_inputs = pending
+        _restore_log(trainer, state.get("log", {}))
+
+
+def _log_of(trainer: Any) -> dict[str, Any] | None:
+    """TRL's log of the latest rollout batch in JSON's types; None where it has no such form (images)."""
+    logs = trainer._logs
+    log = {name: list(logs[name]) for name in _LOGGED}
+    log["rewards"] = {name: list(values) for name, values in logs["rewards"].items()}
+    try:
+        json.dumps(log)
+    except TypeError:
+        return None
+    return log
+
+
+def _restore_log(trainer: Any, log: dict[str, Any]) -> None:
+    for name in _LOGGED & log.keys():
+        trainer._logs[name].extend(log[name])
+    for name, values in log.get("rewards", {}).items():
+        trainer._logs["rewards"][name].extend(values)
 
 
 def _rollouts_file(trainer: Any) -> str:

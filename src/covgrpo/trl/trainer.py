@@ -24,7 +24,7 @@ from covgrpo.trl.entropy_probe import EntropyProbe
 from covgrpo.trl.gathering import row_places
 from covgrpo.trl.micro_batch import MicroBatch, only_advantages_act
 from covgrpo.trl.old_names import quiet_about_trl
-from covgrpo.trl.resume import EpochOrder, EpochSampler, checkpoint_for_all, load_state, save_state
+from covgrpo.trl.resume import EpochOrder, EpochSampler, checkpoint_for_all, load_state, rotating_by_step, save_state
 from covgrpo.trl.rollout import Rollout, scoring_inputs
 from covgrpo.trl.sampler import sampler_of
 from covgrpo.trl.scorer import Scorer, Scores
@@ -240,7 +240,8 @@ class CovGRPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         save_state(self, Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+        with rotating_by_step(self, trial):
+            super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from covgrpo.runs.record.checkpoint import is_complete, is_complete_of_first, la
 
 _ABSENT = "(absent)"
 _PROBE_BYTES = 1 << 20
+# What a process may leave that was killed before it had written config.json, or while it wrote a file anew.
+_TORN_START = re.compile(r"environment\.json|\.[a-z]+(-\d+)?\.jsonl?\.\d+\.tmp|\.probe-.*")
+_TORN_FILES = ".*.json*.*.tmp"
 # Keys that say where and how a run goes on, not what it computes.
 RESUME_IGNORES = frozenset({"resume", "output"})
 
@@ -36,6 +39,7 @@ class RunFolder:
     """
 
     path: Path
+    _locks: list[int] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
     def create(
@@ -44,15 +48,16 @@ class RunFolder:
         config: Mapping[str, Any],
         resume: bool = False,
         ignore: Collection[str] = RESUME_IGNORES,
+        lock: bool = False,
     ) -> "RunFolder":
         """Makes the folder and writes config.json and environment.json; on ``resume`` checks the one that is there.
 
         A resumed run keeps both files as they were and gets a ``resume-N.json``. ``ignore`` holds the (dotted) keys
-        that may differ then.
+        that may differ then. With ``lock`` the folder is this object's until ``release`` or the end of the process.
 
         Raises:
-            UserError: the path holds another run, other files or is a file; no permission; no space; on ``resume``,
-                no run there or a configuration that differs.
+            UserError: the path holds another run, other files or is a file; another process is at work there; no
+                permission; no space; on ``resume``, no run there or a configuration that differs.
         """
         from covgrpo.runs.record.environment import describe_environment
 
@@ -64,14 +69,22 @@ class RunFolder:
         with _named_errors(run.path):
             made = not run.path.exists()
             run.path.mkdir(parents=True, exist_ok=True)
+            if lock:
+                run._take(resume)
             try:
                 _probe(run.path)
                 run._write_start(plain, describe_environment(), resume)
             except BaseException:
                 if made:
                     run.discard()
+                run.release()
                 raise
         return run
+
+    def release(self) -> None:
+        """Let another process have the folder; done by itself when the process ends, however it ends."""
+        while self._locks:
+            os.close(self._locks.pop())
 
     @property
     def config(self) -> Path:
@@ -237,8 +250,32 @@ class RunFolder:
                 return
             if holds_run:
                 raise UserError(f"{self.path} holds another run; choose another --output or pass --resume")
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(not _TORN_START.fullmatch(path.name) for path in self.path.iterdir()):
                 raise UserError(f"{self.path} is a folder with other files and no run; choose another --output")
+
+    def _take(self, resume: bool) -> None:
+        """Lock the folder against another process, and look again: one may have begun or ended in between.
+
+        By the folder itself, which needs no file more. A file system without locks is used without one.
+        """
+        lock = os.open(self.path, os.O_RDONLY)
+        self._locks.append(lock)
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise UserError(
+                f"another process is at work in {self.path}; wait for its end or choose another --output"
+            ) from error
+        except (ImportError, OSError):
+            self.release()
+        try:
+            self._check_target(resume)
+        except UserError:
+            self.release()
+            raise
 
     def _check_same(self, config: Any, ignore: Collection[str]) -> None:
         try:
@@ -252,6 +289,8 @@ class RunFolder:
             )
 
     def _write_start(self, config: Any, environment: Any, resume: bool) -> None:
+        for path in self.path.glob(_TORN_FILES):
+            path.unlink(missing_ok=True)
         if resume:
             self._mend_ends()
             count = sum(1 for _ in self.path.glob("resume-*.json"))
