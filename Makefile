@@ -85,5 +85,11 @@ $(LSTAMP): constraints-vllm.txt
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
+# Tiny runs killed, starved and damaged, then compared with one that was not: Linux and a C compiler; minutes of
+# one core and more. FAULTS="--operations 200 --moments 100" changes the counts, scripts/faults.py lists them.
+.PHONY: faults
+faults: $(STAMP)
+	$(BIN)/python scripts/faults.py $(FAULTS)
+
 clean:
 	rm -rf $(VENV) $(VERL) $(VLLM) runs build dist site

@@ -88,7 +88,7 @@ class Bench:
         # Stopped after its third checkpoint.
         self.stopped = self._place("stopped")
         words = [word if word != "4" or TRAIN[i - 1] != "--steps" else "3" for i, word in enumerate(TRAIN)]
-        assert run(self.stopped, words).code == 0
+        _must_end_well(run(self.stopped, words))
         shutil.rmtree(self.stopped / "run" / "model")
 
     def _made(self, name: str) -> Path:
@@ -110,7 +110,7 @@ class Bench:
         arm = self._arm(folder / name, COUNT, 0)
         pid = start(folder, argv, arm, lambda: print(shim().fault_count(), file=(folder / "count").open("w")) or None)
         ended = finish(pid, folder, since)
-        assert ended.code == 0, ended.err
+        _must_end_well(ended)
         return int((folder / "count").read_text()), folder, ended.seconds
 
     # --- after a fault ------------------------------------------------------------------------------------------
@@ -310,6 +310,11 @@ class Bench:
         if ended.code:
             return Outcome(failures=[*failures, f"ended with {shown(ended)}", *self.goes_on(folder).failures])
         return Outcome(ended.err.strip(), failures + self.differences(folder / "run"))
+
+
+def _must_end_well(ended: Ended) -> None:
+    if ended.code:
+        raise RuntimeError(f"a run without a fault ended with {shown(ended)}")
 
 
 def _batches(records: Path) -> int:

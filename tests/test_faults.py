@@ -39,7 +39,7 @@ def test_a_few_faults_of_each_kind(tmp_path: Path) -> None:
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", CONFIG, lock=True)
     before = sorted(path.name for path in run.path.iterdir())
-    with pytest.raises(UserError, match="another process is at work in .*run; wait for its end or choose another"):
+    with pytest.raises(UserError, match=r"another process is at work in .*run; wait for its end or choose another"):
         RunFolder.create(run.path, CONFIG, resume=True, lock=True)
     assert sorted(path.name for path in run.path.iterdir()) == before
     run.release()

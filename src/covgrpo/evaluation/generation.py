@@ -175,7 +175,9 @@ def _digest(prompts: dict[str, list[dict[str, str]]]) -> str:
 
 def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Drawn]:
     """Completions recorded so far, in whole batches; starts the file where there is none."""
-    lines = [line for line in read_json_lines(path) if line.ended] if path.exists() else []  # a torn last one has no end
+    lines = (
+        [line for line in read_json_lines(path) if line.ended] if path.exists() else []
+    )  # a torn last one has no end
     if not lines and _is_start_of(path, head):
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +199,9 @@ def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Dra
     whole = len(done) if len(done) == len(rows) else len(done) // size * size
     if [r["id"] for r in records[:whole]] != rows[:whole]:
         raise UserError(f"{path} holds completions of other problems; name another --records, or remove it.")
-    for torn in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # a process was killed while it wrote the file anew
+    for torn in path.parent.glob(
+        f".{glob.escape(path.name)}.*.tmp"
+    ):  # a process was killed while it wrote the file anew
         torn.unlink(missing_ok=True)
     kept = "".join(line.raw.decode() + "\n" for line in lines[: whole + 1])
     if len(kept.encode()) < path.stat().st_size:
