@@ -1,6 +1,5 @@
 """What a terminal shows of a run."""
 
-import functools
 import io
 import re
 from pathlib import Path
@@ -37,10 +36,12 @@ def screen(text: str) -> list[str]:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What consoles made from now on write to: a terminal."""
     output = io.StringIO()
-    console = functools.partial(
-        rich.console.Console, file=output, force_terminal=True, color_system="truecolor", width=120
-    )
-    monkeypatch.setattr(rich.console, "Console", console)
+
+    class Terminal(rich.console.Console):
+        def __init__(self, **options):
+            super().__init__(file=output, force_terminal=True, color_system="truecolor", width=120, **options)
+
+    monkeypatch.setattr(rich.console, "Console", Terminal)
     return output
 
 
