@@ -190,7 +190,7 @@ def load_state(trainer: Any, checkpoint: str | None) -> None:
 def _log_of(trainer: Any) -> dict[str, Any] | None:
     """TRL's log of the latest rollout batch in JSON's types; None where it has no such form (images)."""
     logs = trainer._logs
-    log = {name: list(logs[name]) for name in _LOGGED}
+    log: dict[str, Any] = {name: list(logs[name]) for name in _LOGGED}
     log["rewards"] = {name: list(values) for name, values in logs["rewards"].items()}
     try:
         json.dumps(log)
