@@ -11,7 +11,7 @@ VLLM   := .venv-vllm
 LSTAMP := $(VLLM)/.installed
 
 # What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
-FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks digits countdown cli runs trl_identity
+FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks jsonl digits countdown cli runs trl_identity
 
 .PHONY: demo test test-fast test-gpu test-verl test-vllm lint docs clean
 

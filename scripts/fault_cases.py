@@ -326,7 +326,7 @@ def _batches(records: Path) -> int:
 def _closed() -> None:
     """As ``>&-`` leaves a process: Python has no standard output then."""
     os.close(1)
-    sys.stdout = None  # type: ignore[assignment]  # as the interpreter does
+    sys.stdout = None  # as the interpreter does
 
 
 def _broken_pipe() -> None:

@@ -131,7 +131,6 @@ def test_a_run_goes_on_when_nobody_reads_its_output(here: Path) -> None:
         cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     )  # fmt: skip
-    assert run.stdout is not None and run.stderr is not None
     assert run.stdout.readline().startswith("covgrpo: tiny on own.tasks:letters")
     run.stdout.close()
     assert run.stderr.read() == "covgrpo: nobody reads the output any more; the run goes on without it\n"
