@@ -233,6 +233,16 @@ def test_a_checkpoint_without_a_part_does_not_count(tmp_path: Path, processes: i
         part.write_bytes(content)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_checkpoint_whose_model_cannot_be_read_does_not_count(tmp_path: Path, name: str) -> None:
+    earlier, latest = (make_checkpoint(tmp_path / f"checkpoint-{step}") for step in (1, 2))
+    (latest / name).write_text('{"vocab_size": 16}')
+    assert RunFolder(tmp_path).latest_checkpoint() == latest
+    for torn in ("", '{"vocab_size": '):
+        (latest / name).write_text(torn)
+        assert RunFolder(tmp_path).latest_checkpoint() == earlier
+
+
 def test_parts_that_lie_on_another_machine_are_named(tmp_path: Path) -> None:
     """Starting anew would drop the run's records; with an earlier checkpoint, or an unfinished one, nothing is lost."""
     run = RunFolder(tmp_path)

@@ -25,6 +25,8 @@ def is_complete_of_first(folder: Path) -> bool:
     try:
         _object(folder / "trainer_state.json")
         state = _object(folder / "covgrpo_state.json")
+        for path in folder.glob("*.json"):  # the model's and the tokenizer's too
+            json.loads(path.read_text(encoding="utf-8"))
         return (
             (_has_weights(folder) or _has_shards(folder, "pytorch_model_fsdp"))
             and (_is_archive(folder / "optimizer.pt") or _has_shards(folder, "optimizer") or _has_deepspeed(folder))
