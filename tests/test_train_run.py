@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from covgrpo.cli import main
 from covgrpo.cli.display import Display
 from covgrpo.evaluation.evaluate import encode_prompt
+from covgrpo.runs.record import recorder
 from covgrpo.runs.record.folder import RunFolder
 from covgrpo.tasks import PromptFormat, load_task
 
@@ -277,6 +278,15 @@ def test_resume_at_the_end(
     )
     assert capsys.readouterr().err == message
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_logs_do_not_pile_up_in_memory_and_in_checkpoints(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers keeps the logs of all steps; the run's records have them already."""
+    monkeypatch.setattr(recorder, "_LOGS_HELD", 2)
+    assert main(words("brief", "--steps", "4")) == 0
+    state = json.loads((inside / "brief" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert [log["step"] for log in state["log_history"]] == [3, 4]
+    assert steps(inside / "brief") == [1, 2, 3, 4]
 
 
 def test_the_first_steps_of_a_schedule(here: Path, inside: Path) -> None:

@@ -15,6 +15,8 @@ from covgrpo.metrics import StepTokens, most_damped
 from covgrpo.runs.record.folder import RunFolder
 from covgrpo.runs.record.token_records import completion_record, histogram_record, token_records
 
+# Logs that transformers holds in memory and writes into every checkpoint; metrics.jsonl has them all.
+_LOGS_HELD = 10
 _OF_ROLLOUT = ("reward", "completions/", "frac_reward_zero_std", "verifier/")
 StepListener = Callable[[dict[str, Any]], None]
 
@@ -120,6 +122,7 @@ class RunRecorder(TrainerCallback):
         record = {"step": state.global_step, **self._rollout, **logs, "time/wall": now - self._since}
         self._since = now
         self.run.append_metrics(record)
+        del state.log_history[:-_LOGS_HELD]
         self._record_samples(state.global_step)
         self._record_tokens(state.global_step)
         self.on_step(record)
