@@ -1,4 +1,4 @@
-"""Runs in fresh processes, and what they leave."""
+"""Runs in processes of their own, and what they leave."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from warm_start import warm_python
 
 LETTERS = [
     "train", "--task", "own.tasks:letters", "--model", "tiny", "--steps", "6", "--prompts-per-step", "2",
@@ -24,17 +26,18 @@ def words(output: str, *more: str) -> list[str]:
 
 @dataclass
 class Running:
-    """A run in a fresh process, with its output in files."""
+    """A run in a process of its own, with its output in files; ``cold``: Python starts as a user starts it."""
 
     here: Path
     argv: list[str]
     variables: dict[str, str] = field(default_factory=dict)
+    cold: bool = False
 
     def __post_init__(self) -> None:
         self.files = [Path(tempfile.mkstemp(dir=self.here, suffix=".txt")[1]) for _ in range(2)]
         with self.files[0].open("w") as out, self.files[1].open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "covgrpo", *self.argv],
+                [sys.executable if self.cold else warm_python(), "-m", "covgrpo", *self.argv],
                 cwd=self.here,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **self.variables},
                 stdout=out,
@@ -63,9 +66,9 @@ class Running:
             self.process.kill()
 
 
-def complete(here: Path, argv: list[str]) -> str:
-    """Run to the end in a fresh process that has nothing to complain of; returns stdout."""
-    run = Running(here, argv)
+def complete(here: Path, argv: list[str], cold: bool = False) -> str:
+    """Run to the end in a process that has nothing to complain of; returns stdout."""
+    run = Running(here, argv, cold=cold)
     assert run.finish() == 0, run.err
     assert run.err == ""
     return run.out

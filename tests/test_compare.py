@@ -1,11 +1,11 @@
 """``covgrpo compare`` as a user runs it: a study from start to end, stopped, killed, shared out, and refused."""
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -123,11 +123,11 @@ def test_killed_at_random_it_ends_with_the_same_table(undisturbed, folder):
     rng = random.Random(0)
     for number in range(KILLS):
         running = compare(folder)
-        deadline = time.monotonic() + rng.uniform(1, 12)
+        deadline = time.monotonic() + rng.uniform(0.5, 5)
         while running.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if running.process.poll() is None:
-            if number % 4 == 3 and (workers := children(running.process.pid)):
+            if number % 4 == 3 and (workers := runs_in(folder)):
                 os.kill(rng.choice(workers), signal.SIGKILL)
                 time.sleep(0.5)
                 running.process.kill()
@@ -138,16 +138,22 @@ def test_killed_at_random_it_ends_with_the_same_table(undisturbed, folder):
     assert contents(folder / "study") == contents(undisturbed)
 
 
-def children(pid: int) -> list[int]:
-    text = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(word) for word in text.split()]
+def runs_in(folder: Path) -> list[int]:
+    """Processes of a study's runs, by their current folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if (process / "cwd").readlink() == folder and b"covgrpo.studies.run_process" in words:
+                found.append(int(process.name))
+    return found
 
 
 def test_a_signal_stops_with_a_checkpoint_and_leaves_no_process(folder):
     running = compare(folder, "--workers", "1", "--only", "grpo--s0")
     metrics = folder / "study" / "work" / "grpo--s0" / "run" / "metrics.jsonl"
     running.wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1)
-    workers = children(running.process.pid)
+    workers = runs_in(folder)
     running.process.send_signal(signal.SIGINT)
     assert running.finish() == 130
     assert "stopped; the same command goes on from here" in running.out

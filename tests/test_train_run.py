@@ -38,7 +38,7 @@ def addition(here: Path) -> tuple[Path, str]:
         "trl: {epsilon: 3e-1, top_k: 50}\n"
     )
     flags = ["--steps", "3", "--output", "addition", "--task-params", "max=8", "--trl", "epsilon=25e-2"]
-    return here / "addition", complete(here, ["train", "--config", "demo.yaml", *flags])
+    return here / "addition", complete(here, ["train", "--config", "demo.yaml", *flags], cold=True)
 
 
 def test_run_folder(addition: tuple[Path, str]) -> None:
@@ -123,12 +123,12 @@ def test_eval_of_a_run(
 @pytest.fixture(scope="session")
 def whole(here: Path) -> Path:
     """Six steps without a stop, in a fresh process."""
-    complete(here, words("whole"))
+    complete(here, words("whole"), cold=True)
     return here / "whole"
 
 
 def test_same_seed_same_run(whole: Path, here: Path) -> None:
-    complete(here, words("again"))
+    complete(here, words("again"))  # with another hash seed: the first started Python itself
     assert untimed(here / "again") == untimed(whole)
     assert weights(here / "again") == weights(whole)
     assert all(record["grad_norm"] > 0 for record in metrics(whole))  # there was something to repeat
