@@ -7,14 +7,20 @@ Exit code 1 unless every mutation is caught by its test and the unbroken copy pa
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+# What the tests need but for the package itself is imported once; each test is a fork.
+import hypothesis  # noqa: F401
+import numpy as np  # noqa: F401
+import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = Path("src/covgrpo/core")
+OUTPUT = "output.txt"
+OTHER_COPY = 100  # exit code: the tests would have run on another copy
 
 # ingredient: (file, text that stands there exactly once, broken text, test)
 MUTATIONS = {
@@ -141,50 +147,76 @@ MUTATIONS = {
 }
 
 
-def run_test(source: Path, test: str) -> bool:
-    """Return whether the tests whose name begins so pass on the package at ``source``."""
-    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-    # Without conftest.py, which loads transformers: the core's tests need torch alone.
-    words = ["-q", "-x", "--noconftest", str(ROOT / "tests/test_core_ingredients.py"), "-k", test]
-    program = "import sys, covgrpo, pytest; print(covgrpo.__file__, flush=True); sys.exit(pytest.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, *words]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, cwd=ROOT)
-    used = done.stdout.splitlines()[0] if done.stdout else done.stderr
-    if not used.startswith(str(source)):
-        raise ValueError(f"the tests would run on {used}, not on the copy in {source}")
-    if done.returncode not in (0, 1):
-        raise ValueError(f"no test {test!r} ran:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 0
+def start_test(folder: Path, file: str, text: str, broken: str, test: str) -> int:
+    """Fork a process that runs a test on a broken copy of the package (without ``file``: on an unbroken one).
+
+    Returns its id. It ends with pytest's exit code, and leaves what it printed in ``folder``.
+
+    Raises:
+        ValueError: the text to be broken does not stand there once.
+    """
+    shutil.copytree(ROOT / "src/covgrpo", folder / "covgrpo")
+    if file:
+        path = folder / "covgrpo/core" / file
+        content = path.read_text()
+        if content.count(text) != 1:
+            raise ValueError(f"{CORE / file} holds {text!r} {content.count(text)} times, not once: mend MUTATIONS")
+        path.write_text(content.replace(text, broken))
+    pid = os.fork()
+    if pid:
+        return pid
+    code = OTHER_COPY
+    try:
+        os.dup2(os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(1, 2)
+        os.chdir(ROOT)
+        sys.path.insert(0, str(folder))
+        import covgrpo
+
+        print("on", covgrpo.__file__, flush=True)
+        if covgrpo.__file__.startswith(str(folder)):
+            # Without conftest.py, which loads transformers: the core's tests need torch alone.
+            words = ["-q", "-x", "--noconftest", "-p", "no:cacheprovider", "tests/test_core_ingredients.py", "-k", test]
+            code = int(pytest.main(words))
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
 
 
-def check(ingredient: str, file: str, text: str, broken: str, test: str) -> tuple[bool, str]:
-    """Return whether the test fails on the broken copy (without ``file``: passes on the unbroken one), and a line."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder).resolve()
-        shutil.copytree(ROOT / "src/covgrpo", source / "covgrpo")
-        if file:
-            path = source / "covgrpo/core" / file
-            content = path.read_text()
-            if content.count(text) != 1:
-                raise ValueError(f"{CORE / file} holds {text!r} {content.count(text)} times, not once: mend MUTATIONS")
-            path.write_text(content.replace(text, broken))
-        passed = run_test(source, test)
+def finish(ingredient: str, file: str, test: str, code: int, folder: Path) -> tuple[bool, str]:
+    """Return whether the test failed on a broken copy, or passed on the unbroken one, and a line that says so.
+
+    Raises:
+        ValueError: no test ran, or not on the copy.
+    """
+    if code not in (0, 1):
+        raise ValueError(f"no test {test!r} ran on the copy:\n{(folder / OUTPUT).read_text()[-2000:]}")
+    passed = code == 0
     good = passed != bool(file)
     return good, f"{'ok  ' if good else 'BAD '} {ingredient:<26} {test} {'passes' if passed else 'fails'}"
 
 
 def main() -> int:
+    torch.set_num_threads(1)
     cases = {"(unbroken)": ("", "", "", "test_ingredient"), **MUTATIONS}
-    good = True
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for passed, line in pool.map(lambda name: check(name, *cases[name]), cases):
-                good &= passed
-                print(line, flush=True)
-    except ValueError as error:
-        sys.exit(str(error))
+    good, running, waiting = True, {}, list(cases)
+    with tempfile.TemporaryDirectory() as temporary:
+        while waiting or running:
+            if waiting and len(running) < (os.cpu_count() or 1):
+                name, folder = waiting[0], Path(temporary).resolve() / str(len(waiting))
+                running[start_test(folder, *cases[waiting.pop(0)])] = name, folder
+                continue
+            pid, status = os.wait()
+            name, folder = running.pop(pid)
+            file, _, _, test = cases[name]
+            passed, line = finish(name, file, test, os.waitstatus_to_exitcode(status), folder)
+            good &= passed
+            print(line, flush=True)
     return int(not good)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ValueError as error:
+        sys.exit(str(error))
