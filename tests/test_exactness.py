@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import trl.trainer.grpo_trainer
-from exactness_cases import DISTRIBUTED, SCHEMES, STOCK, run
+from exactness_cases import CASES, SCHEMES, STOCK, run
 from trl_runs import relative
 
 pytestmark = pytest.mark.slow
@@ -156,10 +156,16 @@ def two_processes(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("index", range(len(DISTRIBUTED)), ids=lambda i: "-".join(map(str, DISTRIBUTED[i])))
+@pytest.mark.parametrize(
+    ("engine", "index"),
+    [
+        pytest.param(engine, index, id="-".join(map(str, (engine, *case))))
+        for engine, cases in CASES.items()
+        for index, case in enumerate(cases)
+    ],
+)
 def test_two_processes_are_one(two_processes, baseline, index, engine):
-    scheme, scope, options = DISTRIBUTED[index]
+    scheme, scope, options = CASES[engine][index]
     kept = {name: value for name, value in options.items() if name not in ("size", "steps_per_generation")}
     # Without weights, stock TRL itself is the baseline.
     expected = baseline(STOCK if scheme == "none" else scheme, scope, **kept)

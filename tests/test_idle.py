@@ -41,14 +41,14 @@ def test_the_warning_comes_once_and_only_from_the_first_step_on():
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_learn_says_so_and_its_report_too(tmp_path, monkeypatch, capsys):
-    """No completion of one token is a sum of two digits that a model without training would write."""
-    monkeypatch.chdir(tmp_path)
-    words = "train --task addition?min=50&max=90 --max-completion-length 1 --prompts-per-step 2 --num-generations 2"
+def test_a_run_that_cannot_learn_says_so_and_its_report_too(work, capsys):
+    """No completion of one token, a character, is a sum of three digits."""
+    words = "train --model ../tiny --task addition?min=50&max=90 --max-completion-length 1 --prompts-per-step 2"
+    words += " --num-generations 2"
     assert main([*words.split(), "--steps", "2", "--output", "run", "--threads", "1"]) == 0
     sentence = "nothing was learnt in 2 steps: no two completions of a prompt earned different rewards"
     assert sentence in capsys.readouterr().out
     content = collect([read_run("run")])
     assert content.runs[0]["facts"]["note"].startswith(sentence)
-    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (work / "run/metrics.jsonl").read_text().splitlines()]
     assert [record["frac_reward_zero_std"] for record in metrics] == [1.0, 1.0]

@@ -288,7 +288,7 @@ def test_the_papers_run_on_a_tiny_model(tmp_path, monkeypatch, capsys):
     tiny_tokenizer().save_pretrained("tiny")
     recipe = str(ROOT / "recipes/paper/1.5b-gaussian.yaml")
     words = ["--model", "tiny", "--task", f"jsonl:{data}?split=all", "--steps", "2", "--output", "run"]
-    words += ["--max-completion-length", "128"]
+    words += ["--max-completion-length", "32"]
     assert main(["train", "--config", recipe, *words]) == 0
     config = json.loads(Path("run/config.json").read_text())
     asked, options = yaml.safe_load(Path(recipe).read_text()), config["options"]
