@@ -11,11 +11,12 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MAX_BYTES = 1_000_000
+MAX_BYTES = 4_000_000  # half of it the weights of a small model
 NAME = re.compile(r"covgrpo-(?P<version>\d[^-]*?)(-py3-none-any\.whl|\.tar\.gz)")
 # What an installed package reads or runs that is no Python, and one file for each way into it.
 IN_WHEEL = {
     "covgrpo/__init__.py", "covgrpo/__main__.py", "covgrpo/py.typed", "covgrpo/cli/demo.yaml",
+    "covgrpo/cli/reasoning.yaml", "covgrpo/models/traces-1m/config.json", "covgrpo/models/traces-1m/model.safetensors",
     "covgrpo/report/static/report.css", "covgrpo/report/static/report.js", "covgrpo/report/static/uplot.css",
     "covgrpo/report/static/uplot.js", "covgrpo/report/static/uplot.LICENSE", "covgrpo/verl/__init__.py",
 }  # fmt: skip

@@ -3,12 +3,13 @@
 `test_dist.py` runs it, and a report of it, from an installed wheel.
 """
 
+import json
 from pathlib import Path
 
 import pytest
 
 from covgrpo.cli import command_line, main, train
-from covgrpo.cli.demo import RECIPE
+from covgrpo.cli.demo import REASONING, RECIPE
 from covgrpo.runs.options import TrainOptions
 from covgrpo.yaml_text import read_yaml
 
@@ -16,9 +17,10 @@ ROOT = Path(__file__).parent.parent
 SMALL = ["--model", "../tiny", "--steps", "1", "--prompts-per-step", "2", "--num-generations", "4", "--no-evaluate"]
 
 
-def test_the_recipe_lies_in_the_package_and_is_the_one_that_a_clone_shows():
-    assert (ROOT / "recipes" / "demo.yaml").read_bytes() == RECIPE.read_bytes()
-    assert (ROOT / "src" / "covgrpo").resolve() in RECIPE.resolve().parents
+@pytest.mark.parametrize("recipe", [RECIPE, REASONING])
+def test_the_recipe_lies_in_the_package_and_is_the_one_that_a_clone_shows(recipe):
+    assert (ROOT / "recipes" / recipe.name).read_bytes() == recipe.read_bytes()
+    assert (ROOT / "src" / "covgrpo").resolve() in recipe.resolve().parents
 
 
 def test_make_demo_is_this_command():
@@ -32,9 +34,9 @@ def test_every_flag_of_train_is_taken_but_the_config_and_the_help_shows_the_reci
         with pytest.raises(SystemExit):
             command_line().parse_args([command, "--help"])
         flags[command] = {
-            word.strip("[],") for word in capsys.readouterr().out.split() if word.startswith(("[--", "--"))
+            word.strip("[],:") for word in capsys.readouterr().out.split() if word.startswith(("[--", "--"))
         }
-    assert flags["train"] - flags["demo"] == {"--config"}
+    assert flags["train"] ^ flags["demo"] == {"--config", "--reasoning"}
     with pytest.raises(SystemExit):
         command_line().parse_args(["demo", "--help"])
     assert "steps: 45" in capsys.readouterr().out
@@ -49,6 +51,16 @@ def test_the_settings_are_the_recipes_and_flags_win(monkeypatch):
     assert seen == [TrainOptions(**{**recipe, "seed": 3, "steps": 7, "output": "x"})]
 
 
+def test_reasoning_trains_the_model_of_the_package_on_traces(work, capsys):
+    words = ["demo", "--reasoning", "--steps", "1", "--no-evaluate", "--prompts-per-step", "2"]
+    assert main([*words, "--num-generations", "4", "--max-completion-length", "64"]) == 0
+    assert "covgrpo report runs/reasoning" in capsys.readouterr().out
+    (record,) = [json.loads(line) for line in Path("runs/reasoning/metrics.jsonl").read_text().splitlines()]
+    assert 0.1 < record["entropy"] < 0.6 and record["completions/mean_length"] > 20
+    samples = [json.loads(line) for line in Path("runs/reasoning/samples.jsonl").read_text().splitlines()]
+    assert all("=" in sample["completion"] for sample in samples), "a trace tries sums"
+
+
 @pytest.mark.parametrize(
     ("there", "given", "chosen"),
     [
@@ -58,6 +70,7 @@ def test_the_settings_are_the_recipes_and_flags_win(monkeypatch):
         (["demo", "demo-2"], ["--resume"], "runs/demo-2"),
         ([], ["--resume"], "runs/demo"),
         (["demo"], ["--output", "mine"], "mine"),
+        (["demo", "reasoning"], ["--reasoning"], "runs/reasoning-2"),
     ],
 )
 def test_the_folder_is_the_first_free_one_and_to_go_on_the_last_taken(work, monkeypatch, there, given, chosen):

@@ -18,7 +18,8 @@ from covgrpo.models import builtin, convert
 
 
 def test_listing_is_light_and_says_what_is_cached(conversions: list[Path]) -> None:
-    (info,) = models.list_models()
+    info, packaged = models.list_models()
+    assert (packaged.name, packaged.source, packaged.cached) == ("traces-1m", "this package", True)
     assert (info.name, info.parameters, info.licence) == (NAME, 134_515_008, "Apache-2.0")
     assert not info.cached
     models.materialise(NAME)

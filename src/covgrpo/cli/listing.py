@@ -47,7 +47,8 @@ def run_models(args: argparse.Namespace) -> int:
         print(json.dumps([dataclasses.asdict(model) for model in found], indent=2, default=str))
         return 0
     for model in found:
-        state = "in the cache" if model.cached else "made on first use"
-        print(f"{model.name:<16} {model.parameters / 1e6:.0f}M parameters, {model.licence}, {model.source}; {state}")
+        state = "ready" if model.cached else "made on first use"
+        size = f"{model.parameters / 1e6:.0f}M parameters"
+        print(f"{model.name:<16} {size}, {model.licence}, from {model.source}; {state}")
     print("\nA local folder or a hub id (org/name) works as well.")
     return 0

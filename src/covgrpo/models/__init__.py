@@ -12,12 +12,15 @@ from covgrpo.models.builtin import (
     list_models,
     materialise,
 )
+from covgrpo.models.packaged import PACKAGED_MODELS, PackagedModel
 from covgrpo.models.resolve import load_model, resolve_model
 
 __all__ = [
     "BUILTIN_MODELS",
+    "PACKAGED_MODELS",
     "BuiltinModel",
     "ModelInfo",
+    "PackagedModel",
     "cache_root",
     "is_cached",
     "list_models",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from covgrpo.errors import UserError
+from covgrpo.models.packaged import PACKAGED_MODELS
 from covgrpo.models.source import WheelFile, provide_file, sha256_of
 from covgrpo.packages import require
 
@@ -80,8 +81,10 @@ BUILTIN_MODELS: dict[str, BuiltinModel] = {
 
 
 def list_models() -> list[ModelInfo]:
-    """The built-in models, in the registry's order; reads no weights."""
-    return [ModelInfo(m.name, m.parameters, m.source, m.licence, is_cached(m.name)) for m in BUILTIN_MODELS.values()]
+    """The built-in models, in the registries' order; reads no weights."""
+    found = [ModelInfo(m.name, m.parameters, m.source, m.licence, is_cached(m.name)) for m in BUILTIN_MODELS.values()]
+    packaged = PACKAGED_MODELS.values()
+    return found + [ModelInfo(m.name, m.parameters, "this package", m.licence, cached=True) for m in packaged]
 
 
 def cache_root() -> Path:

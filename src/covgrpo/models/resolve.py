@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from covgrpo.errors import UserError
 from covgrpo.models.builtin import BUILTIN_MODELS, cached_folder, is_cached, materialise
+from covgrpo.models.packaged import PACKAGED_MODELS
 from covgrpo.packages import require
 from covgrpo.suggest import nearest
 
@@ -31,6 +32,8 @@ def resolve_model(name: str) -> str:
         UserError: a folder that is not a whole model, weights that are only pickles, a mistyped built-in name, or a
             built-in model that cannot be converted.
     """
+    if name in PACKAGED_MODELS:
+        return str(PACKAGED_MODELS[name].folder)
     if name in BUILTIN_MODELS:
         return str(materialise(name))
     path = Path(name).expanduser()
@@ -77,6 +80,7 @@ def _is_to_be_converted(name: str) -> bool:
 def _meant_builtin(name: str) -> str | None:
     """The built-in model whose name or title is close to the plain ``name``."""
     known = {alias.lower(): m.name for m in BUILTIN_MODELS.values() for alias in (m.name, m.title)}
+    known |= {built: built for built in PACKAGED_MODELS}
     close = None if "/" in name else nearest(name.lower(), known, cutoff=0.75)
     return None if close is None else known[close]
 
@@ -133,6 +137,8 @@ def _base_model(folder: Path) -> str:
         # An adapter trained elsewhere names the cache folder of that machine.
         if Path(base).name == cached_folder(name).name:
             return resolve_model(name)
+    if Path(base).name in PACKAGED_MODELS and not Path(base).is_dir():
+        return resolve_model(Path(base).name)
     return resolve_model(base)
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from covgrpo.models.packaged import PACKAGED_MODELS
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -65,7 +67,8 @@ def shape_of(name: str) -> ModelShape | None:
     """The sizes of a model by name, or of a local folder; ``None`` where they are not known without a network."""
     if name in KNOWN_SHAPES:
         return KNOWN_SHAPES[name]
-    path = Path(name).expanduser() / "config.json"
+    folder = PACKAGED_MODELS[name].folder if name in PACKAGED_MODELS else Path(name).expanduser()
+    path = folder / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = config.get("text_config", config)
