@@ -49,7 +49,7 @@ class Reading:
 
 
 def look(process: psutil.Process, folder: Path, part: int, since: float) -> Reading | None:
-    """Take one reading; ``None`` while the run has no folder yet, or has just ended."""
+    """Take one reading; ``None`` where the run has just ended."""
     try:
         with process.oneshot():
             cpu = sum(process.cpu_times()[:2])
@@ -58,14 +58,9 @@ def look(process: psutil.Process, folder: Path, part: int, since: float) -> Read
         workers = [bytes_ for child in process.children(recursive=True) if (bytes_ := _own_bytes(child)) is not None]
     except psutil.NoSuchProcess:
         return None
-    metrics = folder / "metrics.jsonl"
-    if not metrics.exists():
-        return None
-    with metrics.open("rb") as lines:
-        steps = sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
     records = sum(path.stat().st_size for path in folder.glob("*.jsonl") if path.name != "soak.jsonl")
     return Reading(
-        part, time.monotonic() - since, steps, cpu, own, sum(workers), len(workers), files, threads, records,
+        part, time.monotonic() - since, _steps(folder), cpu, own, sum(workers), len(workers), files, threads, records,
         _size(folder) - _size_of(folder / "soak.jsonl"),
     )  # fmt: skip
 
@@ -135,7 +130,7 @@ def _growth(kept: Sequence[Reading]) -> float:
 
 
 def watched(output: Path, hours: float, every: float, options: Sequence[str], part: int) -> Iterator[Reading]:
-    """Start or resume the run, and look at it until the hours are over.
+    """Start or resume the run, and look at it from its first step until the hours are over.
 
     Raises:
         SystemExit: the run ended by itself.
@@ -144,20 +139,28 @@ def watched(output: Path, hours: float, every: float, options: Sequence[str], pa
     resume = ["--resume"] if (output / "metrics.jsonl").exists() else []
     command = [sys.executable, "-m", "covgrpo", "train", *_RUN, *options, "--output", str(output), *resume]
     log = output.with_name(f"{output.name}-soak.log")
-    since = time.monotonic()
+    done_before, since = _steps(output), None
     with log.open("ab") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as run:
         process = psutil.Process(run.pid)
-        while time.monotonic() - since < hours * HOUR:
+        while since is None or time.monotonic() - since < hours * HOUR:
             time.sleep(every)
             if run.poll() is not None:
-                raise SystemExit(
-                    f"the run ended with {run.returncode} after {time.monotonic() - since:.0f} s: see {log}"
-                )
-            reading = look(process, output, part, since)
-            if reading is not None:
+                raise SystemExit(f"the run ended by itself, with {run.returncode}: see {log}")
+            if since is None and _steps(output) > done_before:
+                since = time.monotonic()
+            if since is not None and (reading := look(process, output, part, since)) is not None:
                 yield reading
         run.send_signal(signal.SIGTERM)
         run.wait(600)
+
+
+def _steps(folder: Path) -> int:
+    """Steps that a run has recorded."""
+    try:
+        with (folder / "metrics.jsonl").open("rb") as lines:
+            return sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
+    except FileNotFoundError:
+        return 0
 
 
 def report_seconds(output: Path) -> float:
