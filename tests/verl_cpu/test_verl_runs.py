@@ -13,7 +13,7 @@ import torch
 import verl_runs
 from verl_trl_cases import compare
 
-from covgrpo.core import gaussian_weights
+from covgrpo.core import gaussian_weights, neutral_weights
 from covgrpo.engines.training_batch import number
 
 pytestmark = [
@@ -97,6 +97,23 @@ def test_workers_and_micro_batches_do_not_change_the_update(runs, workers, micro
     for name, expected in reference.weights(verl_runs.STEPS).items():
         # Training moves them by 3e-3; Adam's first updates divide rounding noise by itself.
         torch.testing.assert_close(run.weights(verl_runs.STEPS)[name], expected, rtol=0, atol=3e-5)
+
+
+def test_hold_entropy_weighs_each_batch_with_the_kappa_that_it_logs(runs):
+    """After ten steps the controller chooses kappa. The weights are the core's, from the driver's batch."""
+    steps = 12
+    overrides = ("+algorithm.covgrpo.weighting=hold_entropy", "+algorithm.covgrpo.scope=batch")
+    run = runs(*overrides, f"trainer.total_training_steps={steps}", "trainer.total_epochs=4")
+    dumps = run.dumps("driver")
+    assert len(dumps) == len(run.metrics) == steps
+    for dump in dumps:
+        batch, kappa = dump.tensors, dump.metadata["metrics"]["hold/kappa"]
+        weights = neutral_weights(batch["old_log_probs"], batch["advantages"], batch["response_mask"], kappa=kappa)
+        expected = weights * batch["advantages"]
+        assert (batch["weighted"] - expected).abs().max() < 1e-6
+    kappas = [step["hold/kappa"] for step in run.metrics]
+    assert kappas[:9] == [1.0] * 9 and all(kappa != 1.0 for kappa in kappas[10:])
+    assert all(step["hold/target"] == run.metrics[-1]["hold/target"] > 0 for step in run.metrics[10:])
 
 
 def test_rows_of_padding_take_no_part(runs):
