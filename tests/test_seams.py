@@ -2,6 +2,7 @@
 
 import inspect
 import typing
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from trl.trainer.utils import add_fused_lm_head, shuffle_sequence_dict, split_te
 import covgrpo
 from covgrpo.forward import TiledVocabularyHead, attending_by
 from covgrpo.forward.attention_interface import checkpoints, recomputes
+from covgrpo.rollouts import SamplingSettings, sample, why_not_sampled
 
 
 def parameters(function) -> list[str]:
@@ -201,6 +203,15 @@ def test_cache_layers_hold_keys_and_values():
     assert layer.keys.shape == (2, 1, 6, 4)
     layer.batch_select_indices(torch.tensor([1]))
     assert torch.equal(layer.keys[0, :, :3], keys[1])
+
+
+def test_the_sampler_serves_the_librarys_models_without_an_old_name():
+    """Where an argument of forward is renamed, a run would go on by TRL's own path, slowly, and none by `evaluate`."""
+    assert why_not_sampled(tiny_model()) is None
+    settings = SamplingSettings(max_new_tokens=2, eos_token_ids=(2,), pad_token_id=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(tiny_model(), [[5, 6, 7], [5, 6, 8]], settings)
 
 
 def test_config_defaults_of_trl_are_kept():

@@ -1,6 +1,7 @@
 """Forward passes without repeated work: every token once, padding left out, the vocabulary in tiles."""
 
 from covgrpo.forward.attention_interface import attending_by, refuse_our_attention, serves_our_attention
+from covgrpo.forward.cache_name import cache_argument, cache_name, cache_of
 from covgrpo.forward.group_cache import GroupCache
 from covgrpo.forward.growing_cache import is_plain, make_growing
 from covgrpo.forward.not_shareable import NotShareableError
@@ -14,6 +15,9 @@ __all__ = [
     "SharedPrompts",
     "TiledVocabularyHead",
     "attending_by",
+    "cache_argument",
+    "cache_name",
+    "cache_of",
     "is_plain",
     "make_growing",
     "refuse_our_attention",

@@ -27,6 +27,7 @@ from covgrpo.forward.attention_interface import (
     refuse_our_attention,
     serves_our_attention,
 )
+from covgrpo.forward.cache_name import cache_argument, cache_of, take_cache
 from covgrpo.forward.group_cache import check_plain
 from covgrpo.forward.length_buckets import length_buckets
 from covgrpo.forward.not_shareable import NotShareableError
@@ -111,7 +112,7 @@ def _forward_shared(forward: Any, model: Any, batch: SharedPrompts, rotary: bool
             return _forward_tree(forward, model, batch, rotary)
         except NotShareableError:
             refuse_our_attention(model)
-    return _forward_in_stages(forward, model.config, batch, rotary)
+    return _forward_in_stages(forward, model, batch, rotary)
 
 
 def _forward_tree(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) -> Any:
@@ -146,12 +147,12 @@ def _tree(batch: SharedPrompts, rotary: bool) -> TokenTree:
     )
 
 
-def _forward_in_stages(forward: Any, config: Any, batch: SharedPrompts, rotary: bool) -> Any:
+def _forward_in_stages(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) -> Any:
     """Forward the prompts' common prefix, the prompts on its cache, and the completions on copies of theirs."""
     layout = _PromptLayout.of(batch, rotary)
-    output = _forward_prompts(forward, config, batch, layout)
+    output = _forward_prompts(forward, model, batch, layout)
     last_hidden = output.last_hidden_state[:, -1:]  # (P, 1, H) predicts the first completion token
-    cache, output.past_key_values = output.past_key_values, None
+    cache = take_cache(output)
     valid = batch.completion_mask.bool()
     place = valid.flatten().cumsum(0).view_as(valid) - 1  # of each valid token in the result
     # The last token of a completion predicts nothing, so it is not fed.
@@ -160,7 +161,7 @@ def _forward_in_stages(forward: Any, config: Any, batch: SharedPrompts, rotary: 
     for rows, width in length_buckets(num_fed, _BUCKET_COST.get(valid.device.type, _BUCKET_COST_ELSEWHERE)):
         hidden = _for_rows(last_hidden, batch.prompt_of_row[rows])
         if width > 0:
-            completion = _forward_completions(forward, config, batch, layout, cache, rows, width)
+            completion = _forward_completions(forward, model, batch, layout, cache, rows, width)
             hidden = torch.cat([hidden, completion], dim=1)
         kept = valid[rows, : width + 1]
         parts.append(hidden[kept])
@@ -172,19 +173,19 @@ def _forward_in_stages(forward: Any, config: Any, batch: SharedPrompts, rotary: 
 
 
 def _forward_completions(
-    forward: Any, config: Any, batch: SharedPrompts, layout: "_PromptLayout", cache: Any, rows: Tensor, width: int
+    forward: Any, model: Any, batch: SharedPrompts, layout: "_PromptLayout", cache: Any, rows: Tensor, width: int
 ) -> Tensor:
     """Hidden states (n, width, H) at the first ``width`` completion tokens of n rows, on their prompts' cache."""
     prompt_of_row = batch.prompt_of_row[rows]
     prompt_mask = layout.mask[prompt_of_row]
     num_scores = len(rows) * width * (prompt_mask.shape[1] + width)
-    with _attention_for(config, num_scores, prompt_mask.device):
+    with _attention_for(model.config, num_scores, prompt_mask.device):
         output = forward(
             input_ids=batch.completion_ids[rows, :width],
             attention_mask=torch.cat([prompt_mask, batch.completion_mask[rows, :width]], dim=1),
             position_ids=layout.end[prompt_of_row, None] + torch.arange(width, device=prompt_mask.device),
-            past_key_values=_copy_cache(cache, prompt_of_row),
             use_cache=True,
+            **cache_argument(model, _copy_cache(cache, prompt_of_row)),
         )
     hidden: Tensor = output.last_hidden_state
     return hidden
@@ -246,19 +247,19 @@ def _common_prefix_length(ids: Tensor, mask: Tensor) -> int:
     return int((aligned == aligned[:1]).all(dim=0).long().cumprod(dim=0).sum())
 
 
-def _forward_prompts(forward: Any, config: Any, batch: SharedPrompts, layout: _PromptLayout) -> Any:
+def _forward_prompts(forward: Any, model: Any, batch: SharedPrompts, layout: _PromptLayout) -> Any:
     shared, device = layout.prefix.shape[1], batch.prompt_ids.device
     if shared == 0:
         return forward(input_ids=layout.rest, attention_mask=layout.mask, position_ids=layout.positions, use_cache=True)
     prefix = forward(input_ids=layout.prefix, position_ids=layout.positions[:1, :shared], use_cache=True)
-    cache = _copy_cache(prefix.past_key_values, torch.zeros(len(layout.rest), dtype=torch.long, device=device))
-    with _attention_for(config, layout.rest.numel() * layout.mask.shape[1], device):
+    cache = _copy_cache(cache_of(prefix), torch.zeros(len(layout.rest), dtype=torch.long, device=device))
+    with _attention_for(model.config, layout.rest.numel() * layout.mask.shape[1], device):
         return forward(
             input_ids=layout.rest,
             attention_mask=layout.mask,
             position_ids=layout.positions[:, shared:],
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument(model, cache),
         )
 
 

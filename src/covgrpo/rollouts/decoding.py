@@ -14,12 +14,14 @@ from covgrpo.forward import (
     GroupCache,
     NotShareableError,
     attending_by,
+    cache_argument,
+    cache_of,
     is_plain,
     make_growing,
     refuse_our_attention,
     serves_our_attention,
 )
-from covgrpo.rollouts.gate import positions_are_relative
+from covgrpo.rollouts.gate import causal_lm, positions_are_relative
 
 
 @dataclass
@@ -68,7 +70,10 @@ class _GroupedRows:
         config: Any = model.config
         with attending_by(self.cache, config.get_text_config()):
             output = model(
-                input_ids=tokens[:, None], position_ids=positions, past_key_values=self.cache, use_cache=True
+                input_ids=tokens[:, None],
+                position_ids=positions,
+                use_cache=True,
+                **cache_argument(causal_lm(model), self.cache),
             )
         logits: Tensor = output.logits[:, -1]
         return logits
@@ -95,10 +100,10 @@ class _CopiedRows:
             input_ids=tokens[:, None],
             attention_mask=self.mask,
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
+            **cache_argument(causal_lm(model), self.cache),
         )
-        self.cache = output.past_key_values
+        self.cache = cache_of(output)
         logits: Tensor = output.logits[:, -1]
         return logits
 
@@ -127,11 +132,11 @@ def prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch.
         input_ids=ids[:, start:],
         attention_mask=mask,
         position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0)[:, start:],
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **cache_argument(causal_lm(model), cache),
     )
-    cache = output.past_key_values
+    cache = cache_of(output)
     kind = _GroupedRows if is_plain(cache) and serves_our_attention(model, device) else _CopiedRows
     return Decoding(
         rows=torch.arange(len(prompts), device=device),
@@ -162,7 +167,7 @@ def _prefix_cache(model: nn.Module, prefix: tuple[int, ...], copies: int, device
     output = model(
         input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=True, logits_to_keep=1
     )
-    cache = output.past_key_values
+    cache = cache_of(output)
     if not is_plain(cache):
         return None
     cache.batch_select_indices(torch.zeros(copies, dtype=torch.long, device=device))

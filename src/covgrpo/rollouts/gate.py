@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+from covgrpo.forward import cache_name
+
 # Kinds of layers that keep keys and values of tokens and nothing else; anything else has a state of its own.
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -17,9 +19,11 @@ def why_not_sampled(model: Any) -> str | None:
     layer_types = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if not layer_types <= _ATTENTION:
         return f"not all of its layers attend ({', '.join(sorted(layer_types - _ATTENTION))})"
-    taken = inspect.signature(type(model).forward).parameters
-    missing = [name for name in ("past_key_values", "logits_to_keep") if name not in taken]
-    return f"its forward takes no {missing[0]}" if missing else None
+    if cache_name(model) is None:
+        return "its forward takes no cache"
+    if "logits_to_keep" not in inspect.signature(type(model).forward).parameters:
+        return "its forward takes no logits_to_keep"
+    return None
 
 
 def positions_are_relative(model: Any) -> bool:

@@ -37,7 +37,7 @@ def sample(
     """Sample one completion for every row of ``prompts`` (equal prompts are prefilled once).
 
     Args:
-        model: a causal language model whose forward takes ``past_key_values`` and ``logits_to_keep``.
+        model: a causal language model whose forward takes a cache and ``logits_to_keep``.
         prompts: N lists of token ids.
         settings: see :class:`SamplingSettings`.
         generator: random state; ``None`` is torch's global one. Which of its numbers a row gets depends on the others.
