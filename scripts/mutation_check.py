@@ -144,6 +144,48 @@ MUTATIONS = {
         "MIN_ESS = 1e-9",
         "test_ingredient_neutral_keeps_half_of_the_effective_sample_size",
     ),
+    "per sign: sigma": (
+        "weighting/gaussian_per_sign.py",
+        "tokens.sum_K((c - tokens.each(mean_K)).square_().where(side, 0)) / size_K",
+        "tokens.variance_K(c)",
+        "test_ingredient_per_sign_sigma_is_that_of_the_side",
+    ),
+    "per sign: mean 1": (
+        "weighting/gaussian_per_sign.py",
+        "return w.mul_(tokens.each(size_K / tokens.sum_K(w)))",
+        "return w",
+        "test_ingredient_per_sign_mean_is_one_on_each_side",
+    ),
+    "neutral_common: which tokens": (
+        "weighting/neutral_common.py",
+        "damped = (l > tokens.mean(l)) & ",
+        "damped = (l < torch.inf) & ",
+        "test_ingredient_neutral_common_leaves_rare_tokens_alone",
+    ),
+    "neutral_common: which side": (
+        "weighting/neutral_common.py",
+        "(c * tokens.each(sum_K.sign()) > ",
+        "(c > ",
+        "test_ingredient_neutral_common_damps_the_side_that_moves_the_entropy",
+    ),
+    "neutral_common: the share": (
+        "weighting/neutral_common.py",
+        "delta_K = torch.where(part_K == 0, 0, sum_K / part_K)",
+        "delta_K = torch.ones_like(part_K)",
+        "test_ingredient_neutral_common_takes_the_covariance_to_zero",
+    ),
+    "neutral_common: sample size": (
+        "weighting/neutral_common.py",
+        "torch.minimum(delta_K, 1 / (f_K + (f_K * (1 - f_K)).sqrt())).clamp(max=1)",
+        "delta_K.clamp(max=1)",
+        "test_ingredient_neutral_common_keeps_half_of_the_effective_sample_size",
+    ),
+    "delight: sign of A": (
+        "weighting/delight.py",
+        "tokens.A * -tokens.l",
+        "tokens.A.abs() * -tokens.l",
+        "test_ingredient_delight_has_the_sign_of_the_advantage",
+    ),
 }
 
 

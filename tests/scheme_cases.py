@@ -2,6 +2,7 @@
 
 import pytest
 import reference
+import reference_candidates
 import reference_through
 import torch
 from core_cases import F64, GOLDEN, batch, well_posed
@@ -22,6 +23,10 @@ REFERENCE = {
     "gaussian_centred": reference.gaussian_centred_weights,
     "gaussian_one_sided": reference.gaussian_one_sided_weights,
     "gaussian_mad": reference.gaussian_mad_weights,
+    "gaussian_per_sign": reference_candidates.gaussian_per_sign_weights,
+    "neutral_common": reference_candidates.neutral_common_weights,
+    "delight": reference_candidates.delight_weights,
+    "positive_only": reference_candidates.positive_only_weights,
 }
 
 
@@ -32,7 +37,7 @@ KERNELS = ("gaussian", "gaussian_through", "gaussian_raw", "gaussian_centred", "
 
 
 # Without a spread of c these give 1 at every valid token.
-NEED_SPREAD = (*KERNELS, "neutral", "hold_entropy")
+NEED_SPREAD = (*KERNELS, "gaussian_per_sign", "neutral", "neutral_common", "hold_entropy")
 
 
 MEAN_ONE = tuple(name for name in NEED_SPREAD if name != "gaussian_raw")
@@ -120,6 +125,10 @@ def valid_groups(inputs):
 #   group -2      w = 1 + (c + 1) / 1.375 < 0 at c = -3: clamped. A mean of 0 would leave weight on one token, ESS 1/4.
 #                 At ESS 1/2 with n = 3, u = -1/3, v = 1/18: s = -sqrt((2 * 3/4 - 1) / v) = -3, w = 4/3 (2 + 3 c)
 # Clip-Cov, ratio 0.5, -1 < c < 2: draws 2 of the candidates 0 -0.8 0.8 1.6 and 2 of 0 -0.5 -0.5, those of lowest noise.
+# Per sign of A:  group 7: c = 2.4 0, mean 1.2, 2 sigma^2 = 2.88 | -0.8 0.8 1.6, mean 8/15, 2 sigma^2 = 448/225
+#   group -2: one token with A > 0, the others with A = 0: weights 1
+# Neutral by common tokens: group 7, sum 4 > 0; common and c > 0 is 2.4 alone, less than 4: delta is 1, w = 0 | 5/4
+#   group -2, sum -4 < 0; common and c < 0 are -0.5 twice: delta is 1, ESS 1/2
 # KL-Cov, ratio 0.5: 2.4 1.6 and 0 -0.5; of the two -0.5 the one of lower noise.
 GOLDEN_NOISE = torch.tensor(
     [

@@ -320,3 +320,67 @@ def test_ingredient_neutral_keeps_half_of_the_effective_sample_size():
     assert mean([w * w for w in bounded]) == pytest.approx(2) and mean([w * w for w in exact]) > 3.3
     assert mean([w * x for w, x in zip(exact, SKEWED_C, strict=True)]) == pytest.approx(2.75)
     assert_neutral_sees(exact, right=bounded, kappa=-10.0)
+
+
+# --- of the candidates ------------------------------------------------------------------------------------
+
+
+def assert_candidate_sees(name, inputs, right, broken):
+    core = get_weighting(name)(*inputs.args())[inputs.mask].tolist()
+    assert distance(core, right) < 1e-12
+    assert distance(core, broken) > 0.02
+
+
+# c = 2.4 0 with A > 0, -0.8 0.8 1.6 with A < 0
+PER_SIGN = GOLDEN.rows(GOLDEN.group_ids == 7)
+PER_SIGN_C = ([2.4, 0.0], [-0.8, 0.8, 1.6])
+
+
+def kernel(c, sigma):
+    return [math.exp(-(x**2) / (2 * sigma**2)) for x in c]
+
+
+PER_SIGN_RIGHT = [w for side in PER_SIGN_C for w in RIGHT["normalise"](kernel(side, RIGHT["sigma"](side)))]
+
+
+def test_ingredient_per_sign_sigma_is_that_of_the_side():
+    sigma = RIGHT["sigma"]([x for side in PER_SIGN_C for x in side])
+    broken = [w for side in PER_SIGN_C for w in RIGHT["normalise"](kernel(side, sigma))]
+    assert_candidate_sees("gaussian_per_sign", PER_SIGN, PER_SIGN_RIGHT, broken)
+
+
+def test_ingredient_per_sign_mean_is_one_on_each_side():
+    broken = [w / max(side) for side in (PER_SIGN_RIGHT[:2], PER_SIGN_RIGHT[2:]) for w in side]
+    assert_candidate_sees("gaussian_per_sign", PER_SIGN, PER_SIGN_RIGHT, broken)
+
+
+# SKEWED: the sum of c is 2; l is above its mean where c = 4, and where c = -1 at the end.
+def test_ingredient_neutral_common_leaves_rare_tokens_alone():
+    broken = [2 / 3 if x > 0 else 1.0 for x in SKEWED_C]
+    assert_candidate_sees("neutral_common", SKEWED, [8 / 15] + [16 / 15] * 7, RIGHT["normalise"](broken))
+
+
+def test_ingredient_neutral_common_damps_the_side_that_moves_the_entropy():
+    risen = batch([[4.0, -1.0, -1.0, -1.0], [-1.0, -1.0, 0.0, 1.0]], [-1.0, 1.0])  # c as above, times -1
+    broken = RIGHT["normalise"]([1.0] * 7 + [3.0])
+    assert_candidate_sees("neutral_common", risen, [8 / 15] + [16 / 15] * 7, broken)
+
+
+def test_ingredient_neutral_common_takes_the_covariance_to_zero():
+    w = get_weighting("neutral_common")(*SKEWED.args()).flatten().tolist()
+    assert math.fsum(x * y for x, y in zip(w, SKEWED_C, strict=True)) == pytest.approx(0.0, abs=1e-12)
+    assert_candidate_sees("neutral_common", SKEWED, [8 / 15] + [16 / 15] * 7, [0.0] + [8 / 7] * 7)
+
+
+def test_ingredient_neutral_common_keeps_half_of_the_effective_sample_size():
+    # c = 1 1 1 | 9: three quarters of the tokens would have to give twelve, and have three
+    inputs = batch([[-1.0] * 3, [-9.0] * 3], [1.0, -1.0], [[1, 1, 1], [1, 0, 0]])
+    right = RIGHT["normalise"]([1 - 1 / (0.75 + math.sqrt(0.1875))] * 3 + [1.0])
+    assert mean([w * w for w in right]) == pytest.approx(2)
+    assert_candidate_sees("neutral_common", inputs, right, [0.0] * 3 + [4.0])
+
+
+def test_ingredient_delight_has_the_sign_of_the_advantage():
+    surprisals = [1.0, 3.0, 2.0, 4.0, 5.0]  # of the golden group, A = 1 1 | -1 -1 -1
+    right = [1 / (1 + math.exp(-a * x)) for a, x in zip([1, 1, -1, -1, -1], surprisals, strict=True)]
+    assert_candidate_sees("delight", PER_SIGN, right, [1 / (1 + math.exp(-x)) for x in surprisals])

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import reference
+import reference_candidates
 import reference_through
 import torch
 from core_cases import (
@@ -77,6 +78,22 @@ GOLDEN_RESULTS = {
         [0.2065649812999743, 1.600121868445319, 1.274572593738034, 1.274572593738034, 0.6441679627786393],
         [1.318272595979133e-14, 2.215884021940983, 0.8920579890295022, 0.8920579890295022],
     ),
+    "gaussian_per_sign": (
+        [0.2384058440442351, 1.7615941559557646, 1.2598396480130107, 1.2598396480130107, 0.4803207039739784],
+        [1.0, 1.0, 1.0, 1.0],
+    ),
+    "neutral_common": (
+        [0.0, 1.25, 1.25, 1.25, 1.25],
+        [2.0, 2.0, 0.0, 0.0],
+    ),
+    "delight": (
+        [0.7310585786300049, 0.9525741268224334, 0.11920292202211755, 0.01798620996209156, 0.0066928509242848554],
+        [0.9996646498695336, 0.5, 0.5, 0.5],
+    ),
+    "positive_only": (
+        [1.0, 1.0, 0.0, 0.0, 0.0],
+        [1.0, 0.0, 0.0, 0.0],
+    ),
     "prob": (
         [0.8103638323514326, 0.7149361205103592, 0.7406005849709838, 0.7054946916666202, 0.7020213840997256],
         [0.7054946916666202, 0.7406005849709838, 0.8103638323514326, 0.8103638323514326],
@@ -145,6 +162,8 @@ PARAMETERS = {
     "gaussian_through": st.fixed_dictionaries(
         {"normaliser": st.sampled_from(["completion", "token"]), "padded_mean": st.booleans()}
     ),
+    "gaussian_per_sign": st.fixed_dictionaries({"one_sided": st.booleans()}),
+    "delight": st.fixed_dictionaries({"eta": st.sampled_from([1.0, 0.2, 5.0])}),
     "neutral": st.fixed_dictionaries({"kappa": st.sampled_from([1.0, 0.0, -2.0, 0.3, 4.0, 8.0])}),
 }
 
@@ -159,7 +178,7 @@ def determined(name, parameters, lp, adv, rows):
     """Whether rounding leaves the result of this group determined (see `well_posed`)."""
     if name == "gaussian_through":
         return through_well_posed(lp, adv, rows)
-    if name in ("none", "kl_cov", "prob"):
+    if name in ("none", "kl_cov", "prob", "delight", "positive_only"):
         return True
     if name == "clip_cov":
         return clear_of_bounds(lp, adv, parameters["low"], parameters["high"])
@@ -167,6 +186,10 @@ def determined(name, parameters, lp, adv, rows):
         return clear_choice(lp, adv, reference.count(parameters["ratio"], len(lp)))
     if name in ("neutral", "hold_entropy"):
         return neutral_well_posed(lp, adv, parameters.get("kappa", 1.0))
+    if name == "gaussian_per_sign":
+        return per_sign_well_posed(lp, adv)
+    if name == "neutral_common":
+        return common_well_posed(lp, adv)
     return well_posed(lp, adv) and (name != "gaussian_mad" or mad_well_posed(lp, adv))
 
 
@@ -182,6 +205,24 @@ def through_well_posed(lp, adv, rows):
     z = max(1.0, max(abs(x) for x in c) / sigma)
     sized = min(map(abs, adv)) > 1e-4 * max(map(abs, adv))
     return sized and z * z * (tolerance / 64) / sigma < 1e-11
+
+
+def per_sign_well_posed(lp, adv):
+    """As `well_posed`, for the bandwidth of each sign of A; its own c must set it, not their common mean."""
+    c, tolerance = reference.group_covariance(lp, adv), reference.sigma_tolerance(lp, adv)
+    for own in ([c[k] for k in side] for side in reference_candidates.sides(adv)):
+        sigma = reference.group_sigma(own) if own else 0.0
+        if sigma > tolerance / 8 and (max(abs(x) for x in own) / sigma) ** 2 * (tolerance / 64) / sigma > 1e-9:
+            return False
+    return True
+
+
+def common_well_posed(lp, adv):
+    """No c so small that rounding decides whether the token is damped, and what is damped sets the share."""
+    c, damped = reference_candidates.damped_tokens(lp, adv)
+    tolerance = reference.sigma_tolerance(lp, adv)
+    clear = not any(tolerance / 8 < abs(x) < 8 * tolerance for x in c)
+    return clear and (not damped or len(c) * tolerance / 64 < 1e-10 * abs(sum(c[k] for k in damped)))
 
 
 def mad_well_posed(lp, adv):
@@ -257,7 +298,8 @@ def test_schemes_equal_reference_on_generated_batches(shape, case, source, ties)
     assert not result[~inputs.mask].any()
     rtol = 1e-7 if out == F64 else 1e-6
     # A token may lie where the line of these two meets 0, and `well_posed` leaves 1e-9 of its place open.
-    atol = 1e-9 if name in ("neutral", "hold_entropy") else 1e-30
+    # Likewise for the share that the third takes of common tokens, which may be next to all.
+    atol = 1e-9 if name in ("neutral", "hold_entropy", "neutral_common") else 1e-30
     close(result.to(F64), expected(name, inputs, noise, **parameters), rtol=rtol, atol=atol)
 
 

@@ -52,6 +52,7 @@ def test_schemes_of_equal_logps_give_ones(name, logp):
 def test_one_token(name):
     result = active(name)(batch([[-3.0]], [2.0]))  # c = 0: Clip-Cov's candidate, KL-Cov's highest
     special = {"clip_cov": 0.0, "kl_cov.penalties": 0.7, "prob": 0.3 * math.exp(-3) + 0.7}
+    special["delight"] = 1 / (1 + math.exp(-6))
     assert result.item() == pytest.approx(special.get(name, 1.0), rel=1e-12)
 
 
@@ -179,6 +180,8 @@ WRONG = [
     ("clip_cov", {"high": NAN}, "high"),
     ("kl_cov", {"coef": -1e-9}, "coef"),
     ("kl_cov", {"coef": NAN}, "coef"),
+    *(("delight", {"eta": value}, "eta") for value in [0.0, -1.0, NAN, INF]),
+    *(("gaussian_per_sign", {"one_sided": value}, "one_sided") for value in ["yes", 1, None]),
     *(("neutral", {"kappa": value}, "kappa") for value in [NAN, INF, -INF]),
     *(
         ("hold_entropy", {name: value}, name)
@@ -214,6 +217,8 @@ def test_parameter_of_a_wrong_type_is_a_value_error(parameters):
         ("kl_cov", {"ratio": 0.2, "coef": 0.1}),
         ("prob", {"alpha": 0.0}),
         ("prob", {"alpha": 1}),
+        ("delight", {"eta": 0.5}),
+        ("gaussian_per_sign", {"one_sided": True}),
         ("neutral", {"kappa": -2.5}),
         ("neutral", {"kappa": 0}),
     ],
@@ -229,6 +234,7 @@ def test_default_parameters():
     assert (kl_cov.ratio, kl_cov.coef) == (0.002, 1.0)
     assert get_weighting("prob").alpha == 0.3
     assert get_weighting("neutral").kappa == 1.0
+    assert get_weighting("delight").eta == 1.0 and get_weighting("gaussian_per_sign").one_sided is False
 
 
 @pytest.mark.parametrize("name", covgrpo.WEIGHTINGS)

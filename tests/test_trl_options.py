@@ -6,6 +6,7 @@ import random
 
 import pytest
 import reference
+import reference_candidates
 import reference_through
 import torch
 import trl.trainer.grpo_trainer
@@ -148,6 +149,10 @@ WEIGHED = {
         noise=reference.token_noise(BASE["seed"], range(BASE["per_device_train_batch_size"]), 10),
     ),
     "prob": reference.probability_weights,
+    "gaussian_per_sign": reference_candidates.gaussian_per_sign_weights,
+    "neutral_common": reference_candidates.neutral_common_weights,
+    "delight": reference_candidates.delight_weights,
+    "positive_only": reference_candidates.positive_only_weights,
 }
 
 

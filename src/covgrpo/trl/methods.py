@@ -26,11 +26,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "neutral": {"weighting": "neutral", "weighting_scope": "batch"},
     # The same, steered so that the entropy stays where it was at the start.
     "hold_entropy": {"weighting": "hold_entropy", "weighting_scope": "batch"},
+    # The kernel measured within each sign of the advantage, so that the rarer outcome is not damped for it.
+    "gaussian_per_sign": {"weighting": "gaussian_per_sign"},
+    # The mean covariance of the step to 0 at the cost of common tokens alone.
+    "neutral_common": {"weighting": "neutral_common", "weighting_scope": "batch"},
     # Clip-Cov and KL-Cov (arXiv 2505.22617): statistics over the whole step and no PPO clipping, as in their recipe.
     "clip_cov": {"weighting": "clip_cov", "weighting_scope": "batch", "epsilon": NO_CLIPPING},
     "kl_cov": {"weighting": "kl_cov", "weighting_scope": "batch", "epsilon": NO_CLIPPING},
     # Probability reweighting (arXiv 2505.12929).
     "prob": {"weighting": "prob"},
+    # The gate of the Delightful Policy Gradient (arXiv 2603.14608).
+    "delight": {"weighting": "delight"},
+    # Positive advantages alone: the weights of WAPO (arXiv 2606.16154).
+    "positive_only": {"weighting": "positive_only"},
     # DAPO's clip-higher (arXiv 2503.14476).
     "clip_higher": {"weighting": "none", "epsilon": 0.2, "epsilon_high": 0.28},
     # Dr. GRPO (arXiv 2503.20783): no length and no standard-deviation normalisation.

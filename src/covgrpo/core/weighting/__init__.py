@@ -12,16 +12,20 @@ from typing import Any, cast
 
 from covgrpo.core.weighting.base import Weighting, WeightingError, check_weights, fit_normaliser
 from covgrpo.core.weighting.clip_cov import ClipCov
+from covgrpo.core.weighting.delight import Delight
 from covgrpo.core.weighting.gaussian import Gaussian, gaussian_weights
 from covgrpo.core.weighting.gaussian_centred import GaussianCentred
 from covgrpo.core.weighting.gaussian_mad import GaussianMad
 from covgrpo.core.weighting.gaussian_one_sided import GaussianOneSided
+from covgrpo.core.weighting.gaussian_per_sign import GaussianPerSign
 from covgrpo.core.weighting.gaussian_raw import GaussianRaw
 from covgrpo.core.weighting.gaussian_through import GaussianThrough, gaussian_through_weights
 from covgrpo.core.weighting.hold_entropy import HoldEntropy
 from covgrpo.core.weighting.kl_cov import KLCov
 from covgrpo.core.weighting.neutral import Neutral, neutral_weights
+from covgrpo.core.weighting.neutral_common import NeutralCommon
 from covgrpo.core.weighting.none import NoWeighting
+from covgrpo.core.weighting.positive_only import PositiveOnly
 from covgrpo.core.weighting.prob import Probability
 
 WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
@@ -33,6 +37,11 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "prob": Probability,
     "neutral": Neutral,
     "hold_entropy": HoldEntropy,
+    # Candidates: to keep what GRPO learns and lose less diversity.
+    "gaussian_per_sign": GaussianPerSign,
+    "neutral_common": NeutralCommon,
+    "delight": Delight,
+    "positive_only": PositiveOnly,
     # Ablations of the paper's own choices.
     "gaussian_raw": GaussianRaw,
     "gaussian_centred": GaussianCentred,
