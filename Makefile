@@ -13,7 +13,7 @@ LSTAMP := $(VLLM)/.installed
 # What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
 FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks jsonl digits countdown cli runs trl_identity
 
-.PHONY: demo test test-fast test-gpu test-verl test-vllm lint docs clean
+.PHONY: demo test test-fast test-gpu test-verl test-vllm fuzz lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo demo
@@ -40,6 +40,10 @@ test-gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/gpu --junitxml=build/gpu-tests.xml || status=$$?; \
 	$(or $(GPU_PYTHON),$(BIN)/python) scripts/gpu_report.py --tests build/gpu-tests.xml || status=$$?; \
 	exit $$status
+
+# Mutated input to every command; COUNT=1000 for a short one. Inputs that fail are kept in build/fuzz.
+fuzz: $(STAMP)
+	$(BIN)/python scripts/fuzz.py $(or $(COUNT),100000)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
