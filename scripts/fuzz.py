@@ -37,9 +37,8 @@ from covgrpo.cli import main as covgrpo
 LIMIT_S = 10
 LIMIT_BYTES = 2 * 2**30
 DRY = ["train", "--dry-run", "--json", "--model", "tiny", "--steps", "1", "--num-generations", "4"]
-METRICS = "".join(
-    json.dumps({"step": i, "reward": i / 9, "entropy": 1.0, "step_time": 0.5}) + "\n" for i in range(1, 6)
-)
+STEPS = [{"step": i, "reward": i / 9, "entropy": 1.0, "step_time": 0.5} for i in range(1, 6)]
+METRICS = "".join(json.dumps(step) + "\n" for step in STEPS)
 SAMPLE = json.dumps({"step": 1, "prompt": "1+1", "completion": "2", "reward": 1.0, "tokens": ["2"], "logps": [-0.1]})
 CONFIG = "task: addition\nlearning_rate: 1.0e-5\nweighting: gaussian\nweighting_kwargs: {scope: group}\nseed: 3\n"
 SPECS = ("addition?max=9", "countdown", "chain_sum?min_terms=2", "jsonl:p.jsonl?question=problem&answer=answer")

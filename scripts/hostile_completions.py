@@ -6,6 +6,7 @@ Writes problems.jsonl and completions.jsonl for `covgrpo eval --benchmark ... --
 to expect: every tenth completion is harmless and right, so that a verifier that gives up shows.
 """
 
+import itertools
 import json
 import random
 import sys
@@ -110,6 +111,63 @@ def code(rng: random.Random) -> str:
     )
 
 
+def files(rng: random.Random) -> str:
+    """Reading and writing files by names that sympy or its parsers may look up."""
+    call = rng.choice(["open('HOSTILE','w')", "print(open('/etc/passwd').read())", "preview(x, output='HOSTILE')"])
+    hidden = call.encode().hex()
+    return rng.choice([call, f"\\operatorname{{{call}}}", f"lambdify(x, {call})", f"sympify('{hidden}')"])
+
+
+def tex_files(rng: random.Random) -> str:
+    return rng.choice(
+        [
+            "\\input{/etc/passwd}",
+            "\\immediate\\write18{touch HOSTILE}",
+            "\\openout\\f=HOSTILE \\write\\f{x}",
+            "\\csname input\\endcsname{/dev/zero}",
+        ]
+    )
+
+
+def macros(rng: random.Random) -> str:
+    """Each macro is ten of the one before: 10^depth letters where they are expanded."""
+    names = [f"\\m{chr(97 + i)}" for i in range(rng.randint(9, 20))]
+    lines = [f"\\def{b}{{{a * 10}}}" for a, b in itertools.pairwise(names)]
+    return f"\\def{names[0]}{{7}}" + "".join(lines) + names[-1]
+
+
+def look_alikes(rng: random.Random) -> str:
+    """Numbers near the right one, in digits and signs of other scripts."""
+    number = str(rng.choice([24, 41, 43, 420, 402]))
+    zero = rng.choice([0xFF10, 0x0660, 0x0966, 0x1D7CE, 0x1D7D8])
+    return rng.choice(["", "\u200b", "\u2212", "\u202e"]) + "".join(chr(zero + int(digit)) for digit in number)
+
+
+def control(rng: random.Random) -> str:
+    return "".join(chr(rng.randrange(32)) for _ in range(rng.randint(10, 1_000))) + "\x1b]0;title\x07\x1b[2J"
+
+
+def page(rng: random.Random) -> str:
+    """Text that would run or load something in a report."""
+    return rng.choice(
+        [
+            "</script><script>document.title='HOSTILE'</script>",
+            "<img src=x onerror=document.title='HOSTILE'>",
+            "<style>*{display:none}</style><base href=//example.org>",
+            "<svg/onload=document.title='HOSTILE'><!--",
+            "javascript:document.title='HOSTILE'",
+            "]]></textarea></title><iframe srcdoc='<script>parent.document.title=1</script>'>",
+        ]
+    )
+
+
+def megabyte(rng: random.Random) -> str:
+    """One in ten is 1 MB long, the others 10 kB."""
+    size = 1_000_000 if rng.random() < 0.1 else 10_000
+    piece = rng.choice(["(", "\\frac{1}{", "$", "7", "x+", "\\left(", " ", "\\\\", "{", "^"])
+    return piece * (size // len(piece))
+
+
 def bytes_of_all_kinds(rng: random.Random) -> str:
     return "".join(chr(rng.choice([0, 7, 0x202E, 0xFFFD, 0x1F600, 0x0301, 0x200B])) for _ in range(5_000))
 
@@ -117,6 +175,7 @@ def bytes_of_all_kinds(rng: random.Random) -> str:
 KINDS: tuple[Callable[[random.Random], str], ...] = (
     *(tower, power, factorial, braces, boxes, parentheses, fractions, roots, digits, series, integral, product, matrix),
     *(polynomial, equation, intervals, dollars, anchors, spaces, code, bytes_of_all_kinds),
+    *(files, tex_files, macros, look_alikes, control, page, megabyte),
 )
 
 
