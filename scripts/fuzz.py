@@ -1,217 +1,390 @@
 """Mutated input to the command line: each must end in success or in one sentence with exit code 2.
 
-    python scripts/fuzz.py [COUNT] [--seed N] [--keep FOLDER]
+    python scripts/fuzz.py [COUNT] [--seed N] [--start I] [--keep FOLDER] [--json FILE]
 
-Mutates files that work and the rows of tests/bad_inputs.py, in one process. A traceback, more than one line, another
-exit code, more than 10 s or more than 2 GB above the start counts as a failure; its input is kept in FOLDER. Input i
-of a seed is always the same. Linux only: it uses alarms and resource limits.
+Runs inputs START to START + COUNT of a seed (scripts/fuzz_inputs.py) in processes forked from a warm one, in a folder
+of their own. It counts as a failure: a traceback, more or less than one line of error, another exit code, more than
+10 s of CPU time or 60 s of wall time, a MemoryError under 2 GB of address space above the start's, and what a command
+must not do at all: open a socket, start a process, or write outside the folder where the words name no other place.
+Up to where a model would be loaded or a process started, commands do what they do; there they end, as accepted.
+Inputs that fail are kept in FOLDER; ``fuzz.py 1 --seed N --start I`` repeats one. Linux only.
 """
+
+import os
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 import argparse
 import contextlib
+import functools
 import io
 import json
-import os
-import random
 import resource
+import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
+from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import fuzz_inputs
+from fuzz_inputs import Input
 
-from bad_inputs import CONFIGS, GOOD_LINE, LINES, METHODS
-from bad_inputs_of_others import COMPLETIONS, FILES, RESULT, STUDIES, STUDY, TABLES
-from tiny import tiny_model, tiny_tokenizer
-
-from covgrpo.cli import main as covgrpo
-
-LIMIT_S = 10
+LIMIT_S, WALL_LIMIT_S = 10.0, 60.0
 LIMIT_BYTES = 2 * 2**30
-DRY = ["train", "--dry-run", "--json", "--model", "tiny", "--steps", "1", "--num-generations", "4"]
-STEPS = [{"step": i, "reward": i / 9, "entropy": 1.0, "step_time": 0.5} for i in range(1, 6)]
-METRICS = "".join(json.dumps(step) + "\n" for step in STEPS)
-SAMPLE = json.dumps({"step": 1, "prompt": "1+1", "completion": "2", "reward": 1.0, "tokens": ["2"], "logps": [-0.1]})
-CONFIG = "task: addition\nlearning_rate: 1.0e-5\nweighting: gaussian\nweighting_kwargs: {scope: group}\nseed: 3\n"
-SPECS = ("addition?max=9", "countdown", "chain_sum?min_terms=2", "jsonl:p.jsonl?question=problem&answer=answer")
-ODD = (
-    *("null", "NaN", "-Infinity", "1e999", "-1", "0", "9" * 400, "true", '""', "[]", "{}", "\x00", "\ufeff", "\u202e"),
-    *("\ud83d\ude00", "\r", "\n", "\t", "&a *a", "!!python/object/apply:os.system [id]", "../../x", "/dev/null", "%s"),
-    *("{" * 200, "[" * 5_000, '"' * 3, "?", "&", "=", ":", "- ", "</script>", "'", "\\u0000", "1_000", "0x10", "~"),
-)
-
-
-@dataclass(frozen=True)
-class Input:
-    kind: str
-    words: list[str]
-    file: str = ""
-    content: bytes = b""
-
-
-def _texts(good: str, rows: dict[str, tuple[str | bytes, str]]) -> list[bytes]:
-    texts = [text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass") for text, _ in rows.values()]
-    return [good.encode()] * max(1, len(texts) // 2) + [text for text in texts if len(text) < 100_000]
-
-
-# Kind -> (share, words, file, texts to mutate). The cheap ones have the larger shares.
-FILE_KINDS: dict[str, tuple[int, list[str], str, list[bytes]]] = {
-    "config": (4, [*DRY, "--config", "c.yaml"], "c.yaml", _texts(CONFIG, CONFIGS)),
-    "problems": (4, [*DRY, "--task", "jsonl:p.jsonl"], "p.jsonl", _texts(GOOD_LINE, LINES)),
-    "completions": (
-        *(4, ["eval", "--benchmark", "good.jsonl", "--completions", "c.jsonl"], "c.jsonl"),
-        _texts(FILES["done.jsonl"], COMPLETIONS),
-    ),
-    "study": (4, ["compare", "s.yaml", "--list"], "s.yaml", _texts(STUDY, STUDIES)),
-    "result": (8, ["table", "r.json"], "r.json", _texts(RESULT, TABLES)),
-    "metrics": (4, ["report", "run", "--output", "r.html"], "run/metrics.jsonl", [METRICS.encode()]),
-    "samples": (2, ["report", "run", "--output", "r.html"], "run/samples.jsonl", [SAMPLE.encode()]),
-}
-
-
-def mutated(rng: random.Random, text: bytes) -> bytes:
-    """``text`` after one to four random edits: flip, cut, repeat, insert, swap of a line, truncation."""
-    for _ in range(rng.randint(1, 4)):
-        a, b = sorted(rng.randint(0, len(text)) for _ in range(2))
-        edit = rng.randrange(6)
-        if edit == 0:
-            text = text[:a] + bytes([rng.randrange(256)]) + text[a + 1 :]
-        elif edit == 1:
-            text = text[:a] + text[b:]
-        elif edit == 2:
-            text = text[:b] + text[a:b] * rng.choice([1, 2, 9]) + text[b:]
-        elif edit == 3:
-            text = text[:a] + rng.choice(ODD).encode("utf-8", "surrogatepass") + text[a:]
-        elif edit == 4:
-            text = text[:a] + rng.choice(ODD).encode("utf-8", "surrogatepass") + text[b:]
-        else:
-            text = text[:a]
-        text = text[:200_000]
-    return text
-
-
-def _word(rng: random.Random, word: str) -> str:
-    """A mutated word that a shell could pass: without a zero byte."""
-    return os.fsdecode(mutated(rng, os.fsencode(word)).replace(b"\0", b""))
-
-
-def one_input(seed: int, i: int) -> Input:
-    """Input ``i`` of ``seed``."""
-    rng = random.Random(f"{seed}/{i}")  # noqa: S311 (not cryptography)
-    kinds = [*FILE_KINDS, "flags", "weighting", "spec"]
-    kind = rng.choices(kinds, [*(share for share, *_ in FILE_KINDS.values()), 60, 5, 5])[0]
-    if kind in FILE_KINDS:
-        _, words, file, texts = FILE_KINDS[kind]
-        return Input(kind, words, file, mutated(rng, rng.choice(texts)))
-    if kind == "spec":
-        return Input(kind, [*DRY, "--task", _word(rng, rng.choice(SPECS))])
-    words = [*rng.choice([words for words, _ in METHODS.values()])]
-    if kind == "weighting":
-        words[rng.randrange(len(words))] = _word(rng, rng.choice(words))
-        return Input(kind, [*DRY, "--task", "addition", *words])
-    words = rng.choice([["table", "r.json"], ["models", "--json"], ["train", "--dry-run", "--steps", "1"]]) + words[:1]
-    return Input(kind, [_word(rng, word) if rng.random() < 0.5 else word for word in words])
+_BATCH = 1_000
 
 
 class TooLong(BaseException):
     """Not an Exception, so that no handler of the program takes it for one of its own."""
 
 
-def _alarm(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise TooLong
+class Accepted(BaseException):
+    """The command has read its input and would now load a model or start processes."""
 
 
-def fault(given: Input) -> str:
+def _accept(*arguments: object, **named: object) -> NoReturn:
+    raise Accepted
+
+
+class _Pool:
+    """In place of the verifiers' processes: text that equals the gold answer is right."""
+
+    def __init__(self, verifier: str, *limits: float):
+        self.failures: Counter[str] = Counter()
+
+    def __enter__(self) -> "_Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def score(self, items: Any) -> list[Any]:
+        from covgrpo.verify import Verdict
+
+        return [Verdict(float(payload["gold"] == answer)) for payload, answer in items]
+
+
+# Where a command has read all that it was given.
+_ENDS: dict[str, Any] = {
+    "covgrpo.models.load_model": _accept,
+    "covgrpo.models.resolve.materialise": _accept,  # asks pip for the built-in model
+    "covgrpo.bench.measure.measure": _accept,
+    "covgrpo.studies.schedule.run_missing": _accept,
+    "covgrpo.verify.VerifierPool": _Pool,
+    "covgrpo.runs.record.environment.describe_environment": dict,  # asks git
+}
+
+
+@functools.cache
+def _quicker() -> dict[str, Any]:
+    """Work that is as long as the input asks for, cut short: what is read and refused is the same.
+
+    The parser is made once, intervals are from 20 resamples, and a task makes 20 problems at most.
+    """
+    from covgrpo.cli import command_line
+    from covgrpo.studies.statistics import bootstrap_mean
+    from covgrpo.tasks.generated import GeneratedTask
+    from covgrpo.tasks.reasoning_gym import ReasoningGymTask
+
+    def few(problems: Any) -> Any:
+        return lambda task, split, n, seed: problems(task, split, min(n, 20), seed)
+
+    return {
+        "covgrpo.cli.command_line": functools.cache(command_line),
+        "covgrpo.studies.statistics.bootstrap_mean": functools.partial(bootstrap_mean, resamples=20),
+        "covgrpo.tasks.generated.GeneratedTask.problems": few(GeneratedTask.problems),
+        "covgrpo.tasks.reasoning_gym.ReasoningGymTask.problems": few(ReasoningGymTask.problems),
+    }
+
+
+_WRITES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
+_OUTSIDE = {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"}
+
+
+class Guard:
+    """Forbids what no command may do while it is on, and remembers what was tried; an audit hook stays for good."""
+
+    def __init__(self) -> None:
+        self.on, self.folder, self.tried = False, "", list[str]()
+        sys.addaudithook(self._event)
+
+    def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event in _OUTSIDE:
+            self._forbid(f"{event} {str(arguments)[:100]}", OSError("no network and no processes here"))
+        if event == "open" and isinstance(arguments[0], str | bytes) and _writes(*arguments[1:]):
+            self._check(event, arguments[0])
+        elif event in _WRITES:
+            for path in arguments:
+                if isinstance(path, str | bytes):
+                    self._check(event, path)
+
+    def _check(self, event: str, path: str | bytes) -> None:
+        where = os.path.realpath(os.fsdecode(path))
+        if not where.startswith((self.folder, "/dev/null")):
+            self._forbid(f"{event} {where[:100]}", PermissionError(13, "Permission denied", os.fsdecode(path)))
+
+    def _forbid(self, what: str, error: Exception) -> NoReturn:
+        self.tried.append(what)
+        raise error
+
+
+def _writes(mode: Any, flags: Any) -> bool:
+    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) if isinstance(flags, int) else "r" not in str(mode)
+
+
+GUARD: Guard | None = None
+
+
+def fault(given: Input, covgrpo: Callable[[list[str]], int]) -> str:
     """Run one input in the current folder; "" if it ended well, else what was wrong."""
-    if given.file:
-        Path(given.file).write_bytes(given.content)
-    out, err = io.StringIO(), io.StringIO()
-    signal.alarm(LIMIT_S)
+    guard = GUARD
+    # Strict, as a terminal's is: what cannot be encoded would be a traceback there.
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            if guard:
+                guard.tried.clear()
+                guard.on = True
             code = covgrpo(given.words)
+    except Accepted:
+        code = 0
     except TooLong:
-        return f"more than {LIMIT_S} s"
+        return f"more than {LIMIT_S:g} s"
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        return f"{type(error).__name__}: {error}"[:300]
+        return f"{_where(error)}{type(error).__name__}: {error}"[:400]
     finally:
-        signal.alarm(0)
-    said = err.getvalue()
+        if guard:
+            guard.on = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    said = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    return _forbidden(given, guard) or _wrong_word(code, said)
+
+
+def _forbidden(given: Input, guard: Guard | None) -> str:
+    """What was tried that the words do not ask for; a place named by them may lie anywhere."""
+    tried = guard.tried if guard else []
+    named = not given.file
+    found = [what for what in tried if not named or what.split()[0] in _OUTSIDE - {"socket.getaddrinfo"}]
+    return f"tried {found[0]}" if found else ""
+
+
+def _wrong_word(code: int, said: str) -> str:
     if code == 0:
         return "Traceback" if "Traceback" in said else ""
     if code != 2:
         return f"exit code {code}: {said[-300:]}"
-    one = said.startswith("covgrpo: ") and said.endswith("\n") and said.count("\n") == 1
+    one = said.startswith("covgrpo: ") and said.endswith("\n") and said.count("\n") == 1 and said.strip().isprintable()
     return "" if one else f"not one sentence: {said[-300:]!r}"
+
+
+def _where(error: BaseException) -> str:
+    """The last place in covgrpo that the error came through."""
+    at, found = error.__traceback__, ""
+    while at is not None:
+        path = at.tb_frame.f_code.co_filename
+        if "/covgrpo/" in path:
+            found = f"{path.rpartition('/covgrpo/')[2]}:{at.tb_lineno} "
+        at = at.tb_next
+    return found
 
 
 @contextlib.contextmanager
 def folder_of_inputs() -> Iterator[Path]:
-    """A current folder of its own with the files that work; a limit on memory while it lasts."""
-    before, limits = Path.cwd(), resource.getrlimit(resource.RLIMIT_AS)
-    handler = signal.signal(signal.SIGALRM, _alarm)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    folder = Path(tempfile.mkdtemp())
+    """A current folder of its own with the files that work."""
+    from tiny import tiny_model, tiny_tokenizer
+
+    before, path = Path.cwd(), sys.path[:]
+    folder = Path(tempfile.mkdtemp(prefix="covgrpo-fuzz-")).resolve()
     try:
         os.chdir(folder)
-        own = {"run/metrics.jsonl": METRICS, "run/samples.jsonl": SAMPLE, "p.jsonl": GOOD_LINE}
-        for name, text in {**FILES, **own}.items():
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_text(text, encoding="utf-8")
+        os.environ["HOME"] = str(folder)
+        fuzz_inputs.good_files(folder)
         tiny_model().save_pretrained("tiny")
         tiny_tokenizer().save_pretrained("tiny")
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + LIMIT_BYTES, limits[1]))
         yield folder
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-        signal.signal(signal.SIGALRM, handler)
         os.chdir(before)
+        sys.path[:] = path
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def campaign(count: int, seed: int, seconds: float = float("inf")) -> tuple[Counter[str], list[tuple[int, Input, str]]]:
-    """Inputs 0 to ``count``: how many of each kind, and (number, input, what was wrong) of each failure."""
-    kinds: Counter[str] = Counter()
-    failures: list[tuple[int, Input, str]] = []
-    end = time.monotonic() + seconds
-    with folder_of_inputs():
-        for i in range(count):
-            if time.monotonic() > end:
+def _put_back(known: dict[Path, float]) -> None:
+    """Remove what an input has left in the current folder."""
+    for path in [path for path in Path().iterdir() if path not in known]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _alarm(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise TooLong
+
+
+def run_batch(seed: int, numbers: range, tell: Callable[[int, str], None]) -> None:
+    """Run inputs in the current folder, in this process; call ``tell`` with each number and what was wrong."""
+    from covgrpo.cli import main as covgrpo
+
+    known = dict.fromkeys(Path().iterdir(), 0.0)
+    with contextlib.ExitStack() as stack:
+        for name, end in (_ENDS | _quicker()).items():
+            stack.enter_context(mock.patch(name, end))
+        for i in numbers:
+            given = fuzz_inputs.one_input(seed, i)
+            path = Path(given.file)
+            good = path.read_bytes() if given.file and path.exists() else None
+            if given.file:
+                path.write_bytes(given.content)
+            tell(i, fault(given, covgrpo))
+            if good is not None:
+                path.write_bytes(good)
+            _put_back(known)
+
+
+def _child(seed: int, numbers: range, pipe: int, folder: Path) -> None:
+    """A batch with its limits, in a process forked for it; a line of JSON for each input."""
+    global GUARD  # noqa: PLW0603 (one audit hook a process)
+    signal.signal(signal.SIGPROF, _alarm)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + LIMIT_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    GUARD = Guard()
+    GUARD.folder = str(folder)
+
+    def tell(i: int, wrong: str) -> None:
+        os.write(pipe, json.dumps([i, wrong]).encode() + b"\n")
+
+    run_batch(seed, numbers, tell)
+    os.write(pipe, json.dumps([-1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]).encode() + b"\n")
+
+
+def forked_batch(seed: int, numbers: range, folder: Path) -> tuple[int, list[tuple[int, str]], int]:
+    """(inputs done, failures, peak memory in bytes) of a batch; one that ends its process is the last of them."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        code = 1
+        try:
+            _child(seed, numbers, write, folder)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write)
+    at, failures, peak, rest = numbers.start, [], 0, b""
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        while True:
+            if not select.select([pipe], [], [], WALL_LIMIT_S)[0]:
+                os.kill(pid, signal.SIGKILL)
+                failures.append((at, f"more than {WALL_LIMIT_S:g} s by the clock"))
+                at += 1
                 break
-            given = one_input(seed, i)
-            kinds[given.kind] += 1
-            if wrong := fault(given):
-                failures.append((i, given, wrong))
-    return kinds, failures
+            data = pipe.read(1 << 16)
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            for i, found in map(json.loads, lines):
+                if i < 0:
+                    peak = found * 1024
+                    continue
+                at = i + 1
+                if found:
+                    failures.append((i, found))
+    _, status = os.waitpid(pid, 0)
+    if status and not (failures and failures[-1][0] == at - 1):
+        failures.append((at, f"the process ended with status {status}"))
+        at += 1
+    return at - numbers.start, failures, peak
+
+
+def _warm_up(folder: Path) -> None:
+    """Import what the commands import, so that a forked process does not."""
+    import covgrpo.bench.measure
+    import covgrpo.runs.train
+    import covgrpo.studies.schedule
+    from covgrpo.cli import main as covgrpo
+
+    _quicker()["covgrpo.cli.command_line"]()
+    sink = io.StringIO()
+    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        for words in (
+            [*fuzz_inputs.DRY, "--task", "reasoning_gym:chain_sum"],
+            ["report", "run", "--output", "r.html", "--markdown", "r.md"],
+            ["compare", "kept.yaml", "--no-run", "--report"],
+            ["table", "r.json"],
+            ["tasks", "chain_sum"],
+        ):
+            code = covgrpo(words)
+            assert code == 0, f"{words}: {sink.getvalue()[-500:]}"  # noqa: S101 (a good command line)
+    for name in ("r.html", "r.md"):
+        (folder / name).unlink()
+
+
+def campaign(
+    count: int, seed: int, start: int = 0, progress: Callable[[int, int], None] = lambda done, failed: None
+) -> tuple[Counter[str], list[tuple[int, Input, str]], int]:
+    """How many inputs of each kind, (number, input, what was wrong) of each failure, and peak memory in bytes."""
+    failures: list[tuple[int, Input, str]] = []
+    at, end, peak = start, start + count, 0
+    with folder_of_inputs() as folder:
+        _warm_up(folder)
+        while at < end:
+            done, found, memory = forked_batch(seed, range(at, min(at + _BATCH, end)), folder)
+            at += done
+            peak = max(peak, memory)
+            failures += [(i, fuzz_inputs.one_input(seed, i), wrong) for i, wrong in found]
+            progress(at - start, len(failures))
+    kinds = Counter(fuzz_inputs.kind_of(seed, i) for i in range(start, end))
+    return kinds, failures, peak
+
+
+def _keep(folder: Path, seed: int, i: int, given: Input, wrong: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"seed": seed, "input": i, "kind": given.kind, "wrong": wrong, "words": given.words, "file": given.file}
+    record["content"] = given.content.decode("utf-8", "surrogateescape")
+    (folder / f"{seed}-{i}.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Mutated input to the command line.")
+    """Run a campaign; 1 where an input failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int, nargs="?", default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--start", type=int, default=0, help="number of the first input")
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder of the inputs that failed")
+    parser.add_argument("--json", type=Path, help="write what came of it to a file")
     args = parser.parse_args()
-    keep = args.keep.absolute()
-    kinds, failures = campaign(args.count, args.seed, args.seconds)
+    keep, since = args.keep.absolute(), time.monotonic()
+
+    def progress(done: int, failed: int) -> None:
+        if done % 5_000 < _BATCH or done == args.count:  # so that a campaign that was stopped can be gone on with
+            print(f"{args.start + done} done, {failed} failures, {time.monotonic() - since:.0f} s", flush=True)
+
+    kinds, failures, peak = campaign(args.count, args.seed, args.start, progress)
     for i, given, wrong in failures:
-        keep.mkdir(parents=True, exist_ok=True)
-        record = {"seed": args.seed, "input": i, "kind": given.kind, "words": given.words, "wrong": wrong}
-        (keep / f"{args.seed}-{i}.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+        _keep(keep, args.seed, i, given, wrong)
         print(f"{i} {given.kind}: {wrong}".encode("ascii", "backslashreplace").decode())
-    print(f"{sum(kinds.values())} inputs, seed {args.seed}, {len(failures)} failures; {dict(kinds)}")
+    found = {
+        "inputs": kinds.total(), "seed": args.seed, "start": args.start, "failures": len(failures),
+        "kinds": dict(kinds), "peak_memory_bytes": peak, "seconds": round(time.monotonic() - since),
+    }  # fmt: skip
+    print(json.dumps(found))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return bool(failures)
 
 

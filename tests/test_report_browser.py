@@ -179,3 +179,54 @@ def test_a_table_wider_than_the_screen_says_so(page):
         assert page.locator(f".hint:has(+ .wide {table})").is_visible() == wider
     if page.viewport_size["width"] < 400:
         assert page.locator(".hint:has(+ .wide #damped)").is_visible()
+
+
+# What would run, show or load something, were a text of a run ever to become markup.
+INJECTED = """
+<script>document.title = "hit"</script>
+<img src="x" onerror="document.title = 'hit'">
+<svg onload="document.title = 'hit'"></svg>
+<iframe srcdoc="<script>parent.document.title = 'hit'</script>"></iframe>
+<object data="data:text/html,<script>top.document.title = 'hit'</script>"></object>
+<style>main { display: none }</style><p id="styled" style="position: fixed">x</p>
+<link rel="stylesheet" href="https://example.org/x.css"><base href="https://example.org/">
+<a id="link" href="javascript:document.title = 'hit'">x</a>
+<button id="button" onclick="document.title = 'hit'">x</button>
+<form action="https://example.org/"><input name="x"><input id="send" type="submit"></form>
+"""
+
+
+def opened_with(browser, path, text):
+    """(title, is the report shown, addresses asked for) of a page after all that can be clicked was clicked."""
+    path.write_text(text, encoding="utf-8")
+    page = browser.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_timeout(300)
+    for name in ("link", "button", "send"):
+        page.evaluate(f"document.getElementById({name!r}).click()")
+        page.wait_for_timeout(100)
+    found = page.title(), page.locator("main").is_visible(), {url.partition(":")[0] for url in asked}
+    styled = page.locator("#styled").evaluate("p => getComputedStyle(p).position")
+    page.close()
+    return *found, styled
+
+
+def test_what_would_get_into_the_page_does_not_run(browser, report, tmp_path):
+    text = report.read_text(encoding="utf-8")
+    evil = text.replace("</header>", "</header>" + INJECTED)
+    title, shown, asked, styled = opened_with(browser, tmp_path / "evil.html", evil)
+    assert (title, shown, styled) == ("Three runs", True, "static")
+    assert asked <= {"file", "data", "about"}
+    start, end = text.index("<meta http-equiv"), text.index('<meta name="color-scheme"')
+    assert "'unsafe" not in text[start:end]
+    # Without the policy it would.
+    without = evil.replace(text[start:end], "").replace("https://example.org/", "nowhere")
+    assert opened_with(browser, tmp_path / "without.html", without)[0] == "hit"
+
+
+def test_no_text_becomes_markup_in_the_page(page):
+    if not page.evaluate("'trustedTypes' in window"):
+        pytest.skip("this browser has no trusted types")
+    assert page.evaluate("try { document.body.innerHTML = '<b>'; false } catch (error) { true }")

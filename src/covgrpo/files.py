@@ -11,6 +11,8 @@ from typing import IO, Any, NamedTuple, NoReturn
 from covgrpo.errors import UserError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# UTF-8 has no half of a character (a lone surrogate, from a JSON escape or a file's odd name): written as JSON does.
+_HALVES = "backslashreplace"
 
 
 class JsonLine(NamedTuple):
@@ -73,6 +75,19 @@ def _finite(text: str) -> float:
     return value
 
 
+def load_json(path: Path) -> Any:
+    """Read a UTF-8 file of JSON.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, no UTF-8, or nested deeper than Python reads.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
 def read_json_lines(path: Path, parse: Callable[[str], Any] = json.loads) -> Iterator[JsonLine]:
     """The lines of a UTF-8 file as they are read, blank ones too; a byte order mark at its start is left out.
 
@@ -126,7 +141,7 @@ def replacing(target: Path, beside: Path | None = None) -> Iterator[IO[str]]:
     """
     beside = beside or target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with beside.open("w", encoding="utf-8", errors=_HALVES) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -150,6 +165,11 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write {path} ({(error.strerror or str(error)).lower()}).") from error
 
 
+def user_path(text: str | Path) -> Path:
+    """The path that a user names; ``~`` and ``~name`` are homes where there is one, else names, as in a shell."""
+    return Path(os.path.expanduser(text))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file, with its folder.
 
@@ -158,4 +178,4 @@ def write_text(path: Path, text: str) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors=_HALVES)

@@ -8,6 +8,7 @@ from typing import Any
 from covgrpo.errors import UserError
 
 _MOST_NESTED = 50
+_MOST_VALUES, _VALUE_CHARACTERS = 100_000, 100  # a text counts as a value for each hundred characters
 # 1e-5 is a number here, as in YAML 1.2, and not text.
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _OCTAL = re.compile(r"[-+]?0[0-7_]+$")
@@ -36,6 +37,10 @@ def _loader() -> Any:
                 raise AmbiguousError(f"brackets are nested more than {_MOST_NESTED} deep", self.line + 1)
             super().fetch_flow_collection_start(token_class)
 
+        def construct_document(self, node: Any) -> Any:
+            _count(node, {})
+            return super().construct_document(node)
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             first: dict[str, int] = {}
             for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
@@ -63,12 +68,35 @@ def _loader() -> Any:
     return Loader
 
 
+def _count(node: Any, known: dict[int, int]) -> int:
+    """Values below a node, those behind an alias as often as it stands: ten lines of aliases can mean billions.
+
+    Raises:
+        AmbiguousError: they are too many, or an alias stands in what it names.
+    """
+    if id(node) in known:
+        if known[id(node)] < 0:
+            raise AmbiguousError("an alias stands in what it names", node.start_mark.line + 1)
+        return known[id(node)]
+    known[id(node)] = -1
+    if isinstance(node.value, str):
+        found = 1 + len(node.value) // _VALUE_CHARACTERS
+    else:
+        found = 1
+        for child in node.value:
+            found += sum(_count(part, known) for part in (child if isinstance(child, tuple) else (child,)))
+            if found > _MOST_VALUES:
+                raise AmbiguousError(f"it has more than {_MOST_VALUES:,} values", node.start_mark.line + 1)
+    known[id(node)] = found
+    return found
+
+
 def parse_yaml(text: str) -> Any:
     """Parse YAML text into plain values.
 
     Raises:
-        YamlError: it is no YAML, nested too deep, has a key twice in one mapping, or a number in base 60 (``1:30``) or
-            base 8 (``010``).
+        YamlError: it is no YAML, nested too deep, has a key twice in one mapping, a number in base 60 (``1:30``) or
+            base 8 (``010``), or aliases that mean too many values or themselves.
     """
     import yaml
 

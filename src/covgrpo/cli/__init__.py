@@ -1,6 +1,7 @@
 """The command line. Thin: it reads flags, calls the package, and prints."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from covgrpo.packages import explain
 
 if TYPE_CHECKING:
     from covgrpo.cli.parser import Parser
+
+# A path that the system refuses to look at; what else goes wrong with a file is named where it is used.
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 
 def command_line() -> "Parser":
@@ -30,6 +34,8 @@ def command_line() -> "Parser":
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``covgrpo``; returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks, such as half of a character, as an escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _answer(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout is not None:  # None where it was closed
@@ -56,18 +62,27 @@ def _answer(words: list[str]) -> int:
         set_cpu_defaults()
         return int(args.run(args))
     except UserError as error:
-        print(f"covgrpo: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except ModuleNotFoundError as error:
         if (explained := explain(error, f"covgrpo {args.command}")) is None:
             raise
-        print(f"covgrpo: {explained}", file=sys.stderr)
-        return 2
+        return _refuse(explained)
+    except OSError as error:
+        if error.errno not in _UNUSABLE or error.filename is None:
+            raise
+        return _refuse(f"cannot use {os.fsdecode(error.filename)} ({(error.strerror or str(error)).lower()}).")
     except KeyboardInterrupt:
         print("covgrpo: interrupted", file=sys.stderr)
         return 130
     except SystemExit as end:  # argparse's, after --help and --version
         return end.code if isinstance(end.code, int) else 0
+
+
+def _refuse(sentence: str) -> int:
+    """Say what is wrong in one line, whatever names and values stand in it; returns the exit code."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+    print(f"covgrpo: {line}", file=sys.stderr)
+    return 2
 
 
 def _drop_output() -> None:

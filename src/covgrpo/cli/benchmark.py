@@ -9,7 +9,7 @@ from typing import Any
 
 from covgrpo.cli.flags import pairs
 from covgrpo.errors import UserError
-from covgrpo.files import write_text
+from covgrpo.files import user_path, write_text
 from covgrpo.packages import require
 
 _ONLY_HERE = (
@@ -162,7 +162,7 @@ def _completions(args: argparse.Namespace, model: str | None, problems: list[Any
 
 def _model_folder(name: str) -> str:
     """A run folder's model, or the name itself."""
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if (folder / "config.json").is_file() and not (folder / "tokenizer.json").is_file() and (folder / "model").is_dir():
         return str(folder / "model")
     return name

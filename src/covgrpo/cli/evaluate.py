@@ -7,6 +7,7 @@ from typing import Any
 
 from covgrpo.cli import benchmark
 from covgrpo.errors import UserError
+from covgrpo.files import load_json, user_path
 from covgrpo.runs.options import TrainOptions, options_from_dict
 
 _EXAMPLE = """examples:
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _model_and_options(name: str, args: argparse.Namespace) -> tuple[str, TrainOptions]:
     """Take the model and the prompt's options: a run's own, or defaults, changed by the flags."""
-    folder, values = Path(name).expanduser(), {}
+    folder, values = user_path(name), {}
     model = name
     if (folder / "config.json").is_file() and not (folder / "tokenizer.json").is_file():
         values = _run_options(folder)
@@ -100,7 +101,7 @@ def _model_and_options(name: str, args: argparse.Namespace) -> tuple[str, TrainO
 
 def _run_options(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = load_json(folder / "config.json")
         return dict(config["options"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'} is neither a run's nor beside a model's tokenizer.") from error

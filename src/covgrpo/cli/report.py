@@ -70,7 +70,13 @@ def _folder_and_label(text: str) -> tuple[str, str | None]:
 
 
 def _default_output(runs: list[Any]) -> Path:
-    return runs[0].path / "report.html" if len(runs) == 1 else Path("report.html")
+    """A file in the run's folder; not through a link that came with the folder, which may lead anywhere."""
+    if len(runs) > 1:
+        return Path("report.html")
+    path: Path = runs[0].path / "report.html"
+    if path.is_symlink():
+        raise UserError(f"{path} is a link; remove it, or name a file with --output.")
+    return path
 
 
 def _draw(content: Any, folder: Path, formats: list[str]) -> None:

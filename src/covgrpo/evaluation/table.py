@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import load_json
 
 COLUMNS = {
     "aime24": "AIME24",
@@ -34,6 +33,9 @@ PAPER = {
         "gaussian": (0.133, 0.828, 0.625, 0.320, 0.427),
     },
 }
+
+
+_MOST = 1e6  # of a number that could be an accuracy, in whatever unit; NaN is none either
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def benchmark_name(text: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = load_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as a result of covgrpo eval ({error}).") from error
     names = ("label", "benchmark", "accuracy", "low", "high")
@@ -94,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
     for name in names:
         value = found[name]
         text = name in ("label", "benchmark")
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
         if not (isinstance(value, str) if text else number):
             raise UserError(f"{path}: {name} must be {'text' if text else 'a number'}, not {value!r}.")
     return found
@@ -165,7 +167,7 @@ def _shown(cell: Cell | None) -> str:
 
 def to_markdown(lines: Sequence[Sequence[str]]) -> str:
     """The table in Markdown."""
-    rows = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    rows = [f"| {' | '.join(' '.join(c.replace('|', chr(92) + '|').split()) for c in line)} |" for line in lines]
     return "\n".join([rows[0], f"|{'---|' * len(lines[0])}", *rows[1:]]) + "\n"
 
 

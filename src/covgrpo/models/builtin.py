@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import user_path
 from covgrpo.models.packaged import PACKAGED_MODELS
 from covgrpo.models.source import WheelFile, provide_file, sha256_of
 from covgrpo.packages import require
@@ -95,7 +96,7 @@ def cache_root() -> Path:
     """
     try:
         if own := os.environ.get("COVGRPO_CACHE"):
-            return Path(own).expanduser().absolute()
+            return user_path(own).absolute()
         xdg = os.environ.get("XDG_CACHE_HOME", "")
         # The XDG specification has relative paths ignored.
         return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "covgrpo"

@@ -1,6 +1,5 @@
 """From the name that a user gives to a model and its tokenizer."""
 
-import json
 import os
 import re
 import socket
@@ -9,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from covgrpo.errors import UserError
+from covgrpo.files import load_json, user_path
 from covgrpo.models.builtin import BUILTIN_MODELS, cached_folder, is_cached, materialise
 from covgrpo.models.packaged import PACKAGED_MODELS
 from covgrpo.packages import require
@@ -36,7 +36,7 @@ def resolve_model(name: str) -> str:
         return str(PACKAGED_MODELS[name].folder)
     if name in BUILTIN_MODELS:
         return str(materialise(name))
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name and path.is_dir():
         _check_folder(path)
         return str(path)
@@ -123,7 +123,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as JSON ({error})") from error
 

@@ -1,10 +1,9 @@
 """Sizes of models, for estimates without a network: from a folder's config.json, or known by name."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from covgrpo.files import load_json, user_path
 from covgrpo.models.packaged import PACKAGED_MODELS
 
 
@@ -67,10 +66,10 @@ def shape_of(name: str) -> ModelShape | None:
     """The sizes of a model by name, or of a local folder; ``None`` where they are not known without a network."""
     if name in KNOWN_SHAPES:
         return KNOWN_SHAPES[name]
-    folder = PACKAGED_MODELS[name].folder if name in PACKAGED_MODELS else Path(name).expanduser()
+    folder = PACKAGED_MODELS[name].folder if name in PACKAGED_MODELS else user_path(name)
     path = folder / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = load_json(path)
         config = config.get("text_config", config)
         return ModelShape(
             layers=config["num_hidden_layers"],

@@ -17,7 +17,7 @@ def nothing_learnt(records: Iterable[Mapping[str, Any]]) -> str | None:
     steps = list(records)
     if not steps or any(record.get("frac_reward_zero_std") != 1.0 for record in steps):
         return None
-    rewards = {record.get("reward") for record in steps}
+    rewards = {repr(record.get("reward")) for record in steps}
     each = f"every reward was {rewards.pop()}" if len(rewards) == 1 else "rewards differed between prompts alone"
     return (
         f"nothing was learnt in {len(steps)} steps: no two completions of a prompt earned different rewards ({each}), "

@@ -1,7 +1,5 @@
 """Reads what a run has left behind, however it ended; what cannot be used is skipped and named."""
 
-import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.files import read_json_lines
+from covgrpo.files import load_json, read_json_lines, user_path
 
+MOST = 1e100  # in size, of a number that can be drawn, squared and added up
+_MOST_STEPS = 2**53  # whole numbers up to here are whole in the page as well
 _NAMED = 3  # damaged lines that are named one by one, for each file
 
 
@@ -23,7 +23,7 @@ class RunRecords:
         label: what the report calls it.
         config: ``config.json``, or empty.
         evaluation: ``eval.json``, or empty.
-        metrics: one record a step, by step; NaN and infinities are ``None``.
+        metrics: one record a step, by step; NaN, infinities and numbers beyond 1e100 are ``None``.
         skipped: what was left out and why, a sentence each.
 
     """
@@ -58,7 +58,7 @@ def read_run(path: str | Path, label: str | None = None) -> RunRecords:
     Raises:
         UserError: there is no such folder, or it holds no metrics.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not folder.is_dir():
         raise UserError(f"{folder} is no run folder.")
     if not (folder / "metrics.jsonl").is_file():
@@ -97,11 +97,21 @@ def _json_object(path: Path, skip: Callable[[str], None]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = load_json(path)
+        value = _drawable(value)
+    except (OSError, ValueError, RecursionError) as error:
         skip(f"{path.name}: cannot be read ({error})")
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _drawable(value: Any) -> Any:
+    """JSON's value with ``None`` for each number in it that cannot be drawn."""
+    if isinstance(value, dict):
+        return {name: _drawable(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_drawable(entry) for entry in value]
+    return value if _is_drawable(value) else None
 
 
 def _by_a_trainer(folder: Path) -> bool:
@@ -132,12 +142,16 @@ def _records(path: Path, skip: Callable[[str], None]) -> Iterator[dict[str, Any]
 def _is_record(value: Any) -> bool:
     """Whether it is an object with a step."""
     step = value.get("step") if isinstance(value, dict) else None
-    return isinstance(step, int) and not isinstance(step, bool) and step >= 0
+    return isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= _MOST_STEPS
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, with ``None`` in place of NaN and infinities."""
+    """The record, with ``None`` in place of its own numbers that cannot be drawn; lists are for who draws them."""
     for name, value in record.items():
-        if isinstance(value, float) and not math.isfinite(value):
+        if not _is_drawable(value):
             record[name] = None
     return record
+
+
+def _is_drawable(value: Any) -> bool:
+    return not isinstance(value, int | float) or abs(value) <= MOST

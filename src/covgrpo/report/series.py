@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from covgrpo.report.reading import RunRecords
+from covgrpo.report.reading import MOST, RunRecords
 
 MOST_POINTS = 1500
 
@@ -25,8 +25,9 @@ class Curve:
 
 
 def number(value: Any) -> float | None:
-    """A record's value if it is a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A record's value if it is a number that can be drawn and squared: no NaN, and at most ``MOST`` in size."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
+    return float(value) if usable else None
 
 
 def curve(runs: Sequence[RunRecords], key: str) -> Curve | None:
@@ -78,16 +79,18 @@ def _tail(run: RunRecords, key: str, count: int) -> list[float]:
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
-    """Pearson's and Spearman's correlation, and the slope of the least-squares line; ``None`` below 3 points."""
+    """Pearson's and Spearman's correlation, and the slope of the least-squares line; ``None`` where there is none."""
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
-    slope = statistics.linear_regression(x, y).slope
-    return {
-        "n": len(x),
-        "pearson": statistics.correlation(x, y),
-        "spearman": statistics.correlation(_ranks(x), _ranks(y)),
-        "slope": slope,
-    }
+    try:
+        return {
+            "n": len(x),
+            "pearson": statistics.correlation(x, y),
+            "spearman": statistics.correlation(_ranks(x), _ranks(y)),
+            "slope": statistics.linear_regression(x, y).slope,
+        }
+    except statistics.StatisticsError:  # they differ by less than can be squared
+        return None
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

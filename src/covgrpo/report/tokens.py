@@ -38,7 +38,7 @@ def histogram_frames(run: RunRecords) -> dict[str, Any] | None:
         merged += 1
         frame = frames[-1]
         frame["last"] = record["step"]
-        frame["idle"] += record.get("idle", 0)
+        frame["idle"] += number(record.get("idle")) or 0
         for name in ("c", "weight"):
             frame[name] = [a + b for a, b in zip(frame[name], record[name], strict=True)]
     return {**edges, "frames": frames} if frames else None
@@ -54,7 +54,7 @@ def _is_histogram(record: dict[str, Any]) -> bool:
 
 
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and set(map(type, values)) <= {int, float}
+    return isinstance(values, list) and set(map(type, values)) <= {int, float} and None not in map(number, values)
 
 
 def damped_tokens(run: RunRecords) -> list[dict[str, Any]]:
@@ -128,5 +128,6 @@ def _token_columns(tokens: Any) -> dict[str, list[Any]] | None:
     if not isinstance(tokens, dict) or not all(isinstance(tokens.get(name), list) for name in names):
         return None
     length = len(tokens["text"])
-    usable = all(len(tokens[name]) == length for name in names) and all(_are_numbers(tokens[n]) for n in names[1:])
+    usable = set(map(type, tokens["text"])) <= {str}
+    usable &= all(len(tokens[name]) == length for name in names) and all(_are_numbers(tokens[n]) for n in names[1:])
     return {name: tokens[name] for name in names} if usable else None

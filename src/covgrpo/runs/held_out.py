@@ -3,8 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from covgrpo.errors import UserError
+from covgrpo.files import load_json
 from covgrpo.runs.options import TrainOptions
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
 from covgrpo.tasks.base import vote_of
@@ -97,3 +100,20 @@ class HeldOut:
             "pool": self.pool,
             "settings": settings,
         }
+
+
+def kept_evaluation(path: Path) -> dict[str, Any]:
+    """What ``eval.json`` of a run that goes on holds.
+
+    Raises:
+        UserError: it is damaged; measured again, ``before`` might be of a model that is trained already.
+    """
+    try:
+        found = load_json(path)
+        if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
+            raise ValueError("no object of evaluations")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} ({error}), which has the accuracy before training; put it back."
+        ) from error
+    return found

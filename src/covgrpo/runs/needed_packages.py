@@ -1,11 +1,11 @@
 """Packages that an option needs and a plain installation lacks: told before anything is written."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import load_json
 from covgrpo.runs.options import TrainOptions
 from covgrpo.suggest import check_choice
 
@@ -63,7 +63,7 @@ def _check_json(option: str, value: Any) -> None:
     if isinstance(value, dict):
         return
     try:
-        found = json.loads(Path(str(value)).read_text(encoding="utf-8"))
+        found = load_json(Path(str(value)))
     except OSError as error:
         raise UserError(f"{option}: cannot read {value} ({(error.strerror or str(error)).lower()}).") from error
     except ValueError as error:

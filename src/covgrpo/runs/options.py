@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
+from covgrpo.files import user_path
 from covgrpo.suggest import check_choice, did_you_mean
 from covgrpo.verify.machine import default_workers
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL's
 _MAX_TOKENS_A_MICRO_BATCH = 16_384
+_MOST_PROBLEMS = 10**6  # they are made before the run begins
+_MOST = 10**12  # of any whole number: products of several are still floats
 
 
 def option(default: Any, text: str, section: str) -> Any:
@@ -132,6 +135,7 @@ class TrainOptions:
             raise UserError("no task given: pass --task, for example --task addition (see `covgrpo tasks`).")
         if self.output == "":
             raise UserError("output is empty; name a folder, or leave it out for runs/TASK-METHOD-sSEED.")
+        self._check_sizes()
         self._check_numbers()
         if self.loss_type is not None:
             check_choice("loss_type", self.loss_type, LOSS_TYPES)
@@ -141,6 +145,16 @@ class TrainOptions:
             raise UserError(f"eval_task is {self.eval_task!r} and eval_steps 0; without it nothing is measured on it.")
         if self.eval_task_length is not None and not self.eval_task:
             raise UserError(f"eval_task_length is {self.eval_task_length} and there is no eval_task.")
+
+    def _check_sizes(self) -> None:
+        """Refuse what no file system and no arithmetic takes."""
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value > _MOST:
+                raise UserError(f"{name} is {value}; it must be at most {_MOST}.")
+            if name.endswith("_problems") and value > _MOST_PROBLEMS:
+                raise UserError(f"{name} is {value}; it must be at most {_MOST_PROBLEMS}.")
+            if isinstance(value, str) and "\0" in value:
+                raise UserError(f"{name} is {value!r}; it must not hold a zero byte.")
 
     def _check_numbers(self) -> None:
         for name, value in vars(self).items():
@@ -182,10 +196,10 @@ class TrainOptions:
     def run_folder(self) -> str:
         """Return the run folder: as given, or by task, method and seed."""
         if self.output:
-            return str(Path(self.output).expanduser())
+            return str(user_path(self.output))
         task = self.task.split("?")[0].replace(":", "-").replace("/", "-").strip("-.")
         method = self.weighting.split(":")[-1] if self.weighting else self.method
-        return str(Path("runs") / f"{task}-{method}-s{self.seed}")
+        return str(Path("runs") / f"{task}-{method}-s{self.seed}".replace("/", "-"))  # of a name, no folders
 
     def per_device_batch(self, world_size: int) -> tuple[int, int]:
         """Split a step's completions: (micro-batch size, micro-batches) on each of ``world_size`` processes.
@@ -202,7 +216,7 @@ class TrainOptions:
         size = self.micro_batch_size
         if size is None:
             most = max(1, _MAX_TOKENS_A_MICRO_BATCH // self.max_completion_length)
-            size = max(n for n in range(1, local + 1) if local % n == 0 and n <= most)
+            size = max(n for n in range(1, min(local, most) + 1) if local % n == 0)
         if local % size:
             raise UserError(f"micro_batch_size is {size}; it must divide the {local} completions of a process's step.")
         return size, local // size
@@ -245,7 +259,7 @@ def typed_value(value: Any, hint: Any, where: str) -> Any:
         if plain is float and isinstance(value, int | str) and not isinstance(value, bool):
             try:
                 return float(value)
-            except ValueError:
+            except (ValueError, OverflowError):  # a whole number may be beyond the range of a float
                 continue
         if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
             inner = typing.get_args(kind)

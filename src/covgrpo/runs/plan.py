@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+from covgrpo.files import user_path
 from covgrpo.models.shapes import ModelShape, shape_of
 from covgrpo.runs.needed_packages import lacking
 from covgrpo.runs.options import TrainOptions
@@ -183,7 +183,7 @@ def _seconds(options: TrainOptions, args: Any, shape: ModelShape, processes: int
 
 def _downloads(options: TrainOptions) -> list[str]:
     found = []
-    model = Path(options.model).expanduser()
+    model = user_path(options.model)
     if "/" in options.model and not model.exists():
         shape = shape_of(options.model)
         amount = f", about {2 * shape.parameters / 1e9:.1f} GB" if shape else ""

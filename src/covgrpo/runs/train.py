@@ -12,7 +12,7 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.models.resolve import DTYPES
 from covgrpo.processes import from_first
-from covgrpo.runs.held_out import HeldOut, OtherProblems, load_other
+from covgrpo.runs.held_out import HeldOut, OtherProblems, kept_evaluation, load_other
 from covgrpo.runs.hub import HUB_OPTIONS, HubRepository
 from covgrpo.runs.libraries import quiet_libraries
 from covgrpo.runs.model_card import write_cards
@@ -23,7 +23,7 @@ from covgrpo.runs.prompts import check_prompts, prompt_tokens
 from covgrpo.runs.record.checkpoint import has_weights
 from covgrpo.runs.record.folder import RESUME_IGNORES, RunFolder
 from covgrpo.runs.sharded import check_evaluations, save_whole, whole
-from covgrpo.runs.trainer_config import trainer_config
+from covgrpo.runs.trainer_config import plain_config, trainer_config
 from covgrpo.suggest import check_choice
 from covgrpo.tasks import Problem, PromptFormat, Task, load_task
 from covgrpo.tasks.base import vote_of
@@ -91,7 +91,7 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
         raise UserError(sentence)
     args = trainer_config(options)
     check_evaluations(options, args)
-    config = {"command": "train", "options": dataclasses.asdict(options), "trainer": _plain_config(args)}
+    config = {"command": "train", "options": dataclasses.asdict(options), "trainer": plain_config(args)}
     config["task"], config["examples"] = data.task.spec, [problem.id for problem in data.examples]
     hub = HubRepository.of(options)
     run, checkpoint, hub = _open(options, config, watcher, PartialState().is_main_process, hub)
@@ -215,6 +215,7 @@ class _Session:
     def go(self, model: Any, tokenizer: Any, checkpoint: Path | None) -> TrainResult:
         from covgrpo.report.idle import IdleWarning
         from covgrpo.runs.record.recorder import RunRecorder, StopRequest
+        from covgrpo.trl.resume import rotate_checkpoints
         from covgrpo.verify import VerifierPool
 
         options = self.options
@@ -253,6 +254,8 @@ class _Session:
                 with stop.listening(), _errors_named(result.folder):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 result.step, result.stopped_by = trainer.state.global_step, stop.signal
+            elif self.run is not None:  # killed when its last checkpoint was there and older ones were still to go
+                rotate_checkpoints(str(result.folder), self.args.save_total_limit)
             if result.step >= options.steps:
                 with _errors_named(result.folder):
                     save_whole(trainer, result.folder / "model")
@@ -332,7 +335,7 @@ class _Session:
         if not self.options.evaluate:
             return None
         path = None if self.run is None else self.run.path / "eval.json"
-        kept = from_first(json.loads(path.read_text()) if path is not None and path.exists() else {})
+        kept = from_first({} if path is None or not path.exists() else kept_evaluation(path))
         if when == "before" and "before" in kept:
             return dict(kept["before"])
         if when == "before":
@@ -382,12 +385,6 @@ def _errors_named(folder: Path) -> Iterator[None]:
                 f"no space left for the run folder {folder}; make space and go on with --resume."
             ) from error
         raise
-
-
-def _plain_config(args: Any) -> dict[str, Any]:
-    """The trainer's resolved options as JSON, without what names the machine."""
-    hidden = {"logging_dir", "output_dir", "run_name"}
-    return {name: value for name, value in args.to_dict().items() if name not in hidden and "token" not in name}
 
 
 def _set_threads(threads: int | None) -> None:

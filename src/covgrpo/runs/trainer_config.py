@@ -76,6 +76,12 @@ def trainer_config(options: TrainOptions) -> Any:
         raise UserError(" ".join(str(error).split())) from error
 
 
+def plain_config(args: Any) -> dict[str, Any]:
+    """The trainer's resolved options as JSON, without what names the machine."""
+    hidden = {"logging_dir", "output_dir", "run_name"}
+    return {name: value for name, value in args.to_dict().items() if name not in hidden and "token" not in name}
+
+
 def _state(given: dict[str, Any]) -> Any:
     """Accelerate's state. The process group is made here, and keeps the timeout that it is made with."""
     from accelerate import PartialState

@@ -180,7 +180,7 @@ def _entropy(record: Record) -> float | None:
 
 def _held_out_entropy(record: Record) -> float | None:
     result = last_at(record, 1.0)
-    return None if result is None else result["entropy"]
+    return None if result is None else result.get("entropy")
 
 
 def _entropy_retained(record: Record) -> float | None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.files import replacing, writing
+from covgrpo.files import load_json, replacing, writing
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.record.folder import RunFolder, differences
+from covgrpo.studies.record_check import what_is_wrong
 from covgrpo.studies.spec import RunSpec
 
 VERSION = 1
@@ -63,7 +64,7 @@ def keep(study: str, spec: RunSpec, folder: RunFolder, target: Path) -> None:
     metrics = folder.read_metrics()
     if [record["step"] for record in metrics] != list(range(1, spec.options.steps + 1)):
         raise UserError(f"{folder.path} does not hold each of its {spec.options.steps} steps once.")
-    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+    environment = load_json(folder.environment)
     value = {
         "version": VERSION,
         "study": study,
@@ -86,10 +87,10 @@ def read_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        UserError: the file is none, or lacks a field.
+        UserError: the file is none, lacks a field, or holds in one what no run writes there.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the record {path} ({error}).") from error
     missing = [name for name in _FIELDS if not isinstance(value, dict) or name not in value]
@@ -97,6 +98,8 @@ def read_record(path: Path) -> Record:
         raise UserError(f"{path} is no record of a run: {missing[0]!r} is missing.")
     if value["version"] != VERSION:
         raise UserError(f"{path}: version is {value['version']!r}; this covgrpo reads {VERSION}.")
+    if (wrong := what_is_wrong(value)) is not None:
+        raise UserError(f"{path} is no record of a run: {wrong}.")
     return Record(**{field.name: value[field.name] for field in dataclasses.fields(Record)})
 
 
@@ -138,7 +141,7 @@ def adopt(study: str, folder: Path, runs: Sequence[RunSpec], other: Path) -> lis
         same = next((path for path, record in known if not differences(record.options, options)), None)
         if same is None or target.exists():
             continue
-        value = json.loads(same.read_text(encoding="utf-8"))
+        value = load_json(same)
         source = {"study": value["study"], "run": same.stem}
         value |= {"study": study, "regime": spec.regime, "method": spec.method, "seed": spec.seed, "taken_from": source}
         _write_json(folder / f"{spec.id}.part", target, value)
@@ -152,6 +155,9 @@ def record_path(folder: Path, spec: RunSpec) -> Path:
 
 
 def _check_same(path: Path, record: Record, spec: RunSpec) -> None:
+    for name in ("regime", "method", "seed"):
+        if (theirs := getattr(record, name)) != (ours := getattr(spec, name)):
+            raise UserError(f"{path} is the record of another run: its {name} is {theirs!r} and the study's {ours!r}.")
     for key, before, now in differences(record.options, _changed(spec.options)):
         raise UserError(
             f"{path} was made with {key} = {json.dumps(before)} and the study now says {json.dumps(now)}; "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ _KEYS = (
     *("about", "options", "evaluation", "tasks", "models", "regimes", "sweep", "methods", "baseline", "seeds"),
     *("outcome", "margin", "secondary", "hard_regimes"),
 )
+_MOST_RUNS = 10_000
 _SET_BY_STUDY = ("seed", "output", "resume", "evaluate", "report_to")
 
 
@@ -48,6 +50,7 @@ def read_study(path: str | Path) -> Study:
     check_choice(f"{source}: baseline", str(baseline), methods)
     shared = {**_mapping(values.get("options"), f"{source}: options"), **_evaluation(values.get("evaluation"), source)}
     regimes = list(_regimes(values, source))
+    _check_count(len(seeds) * len(regimes) * len(methods), source)
     runs = []
     for place, seed in enumerate(seeds):
         for regime, of_regime in regimes:
@@ -110,6 +113,7 @@ def _regimes(values: Mapping[str, Any], source: str) -> Iterator[tuple[str, dict
         if not isinstance(choices, list) or not choices:
             raise UserError(f"{source}: sweep: {option!r} must be a list of values, not {choices!r}.")
         axes.append([(f"{option}={_shown(value)}", {option: value}) for value in choices])
+    _check_count(math.prod(map(len, axes)), source)
     for combination in itertools.product(*axes):
         name = ", ".join(name for name, _ in combination if name)
         yield name, {key: value for _, entry in combination for key, value in entry.items()}
@@ -160,6 +164,7 @@ def _methods(value: Any, source: str) -> dict[str, _Method]:
 
 def _seeds(value: Any, where: str) -> list[int]:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        _check_count(value, where)
         return list(range(value))
     whole = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
     if not whole or not value or len(set(value)) < len(value):
@@ -202,6 +207,11 @@ def _check_unique(runs: list[RunSpec], source: str) -> None:
         if run.id in seen:
             raise UserError(f"{source}: two runs would have the name {run.id!r}; name tasks, regimes or methods apart.")
         seen[run.id] = run
+
+
+def _check_count(runs: int, source: str) -> None:
+    if runs > _MOST_RUNS:
+        raise UserError(f"{source}: it asks for {runs:,} runs; {_MOST_RUNS:,} are the most.")
 
 
 def _shown(value: Any) -> str:

@@ -55,7 +55,7 @@ def load_task(spec: str, params: dict[str, Any] | None = None) -> Task:
     merged = spec_params | (params or {})
     if kind in TASK_KINDS:
         return TASK_KINDS[kind](body, merged)
-    if "." in kind and body:
+    if "." in kind and body and not kind.startswith("."):
         return _load_own_task(kind, body, merged)
     raise UserError(f"Task {spec!r}: unknown kind {kind!r}.{did_you_mean_or_known(kind, TASK_KINDS)}")
 

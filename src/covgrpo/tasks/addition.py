@@ -9,6 +9,7 @@ from covgrpo.errors import UserError
 from covgrpo.tasks.base import DEFAULT_EVAL_FRACTION, Problem, TaskInfo, derived_seed, merge_parameters
 from covgrpo.tasks.generated import GeneratedTask
 
+_MOST = 10**9  # the number of pairs is then a length that Python has
 _DEFAULTS = {"min": 1, "max": 9, "eval_fraction": DEFAULT_EVAL_FRACTION}
 
 
@@ -17,7 +18,7 @@ class AdditionTask(GeneratedTask):
     """Sums of two integers; ``min=1, max=9`` has 81 distinct questions.
 
     Raises:
-        UserError: ``max`` is below ``min``, or ``eval_fraction`` is outside (0, 1).
+        UserError: ``max`` is below ``min``, one of them is beyond a billion, or ``eval_fraction`` is outside (0, 1).
     """
 
     kind = "addition"
@@ -29,6 +30,10 @@ class AdditionTask(GeneratedTask):
 
     def __post_init__(self) -> None:
         merge_parameters("addition:", dict(vars(self)), _DEFAULTS)
+        for name in ("min", "max"):
+            value = getattr(self, name)
+            if abs(value) > _MOST:
+                raise UserError(f"Task 'addition:': {name} must lie between -{_MOST} and {_MOST}, not {value}.")
         if self.max < self.min:
             raise UserError(f"Task 'addition:': max must be at least min, but {self.max} < {self.min}.")
 

@@ -116,6 +116,8 @@ def _is_scheme(found: object) -> bool:
 
 def _import(path: str) -> Callable[..., Weighting]:
     module, _, attribute = path.partition(":")
+    if module.startswith("."):
+        raise ValueError(f"weighting {path!r} cannot be imported: its module is relative to nothing.")
     try:
         found: Callable[..., Weighting] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

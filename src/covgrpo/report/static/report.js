@@ -12,6 +12,7 @@
     const element = document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) {
       if (key === "class") element.className = value;
+      else if (key === "style") element.style.cssText = value; // the page's policy refuses the attribute
       else if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
       else element.setAttribute(key, value);
     }

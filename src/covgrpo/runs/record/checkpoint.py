@@ -9,6 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from covgrpo.files import load_json
+
 
 def is_complete(folder: Path) -> bool:
     """Whether a checkpoint has everything that a run needs to go on as if it had not been stopped.
@@ -26,7 +28,7 @@ def is_complete_of_first(folder: Path) -> bool:
         _object(folder / "trainer_state.json")
         state = _object(folder / "covgrpo_state.json")
         for path in folder.glob("*.json"):  # the model's and the tokenizer's too
-            json.loads(path.read_text(encoding="utf-8"))
+            load_json(path)
         return (
             (_has_weights(folder) or _has_shards(folder, "pytorch_model_fsdp"))
             and (_is_archive(folder / "optimizer.pt") or _has_shards(folder, "optimizer") or _has_deepspeed(folder))
@@ -91,7 +93,7 @@ def _has_rollouts(folder: Path, rank: int) -> bool:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = load_json(path)
     if not isinstance(value, dict):
         raise TypeError(f"{path} holds no JSON object")
     return value

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.files import read_json_lines, replacing
+from covgrpo.files import load_json, read_json_lines, replacing, user_path
 from covgrpo.runs.record.checkpoint import is_complete, is_complete_of_first, lacking_of_others
 
 _ABSENT = "(absent)"
@@ -57,11 +57,11 @@ class RunFolder:
 
         Raises:
             UserError: the path holds another run, other files or is a file; another process is at work there; no
-                permission; no space; on ``resume``, no run there or a configuration that differs.
+                permission; no space; on ``resume``, no run there, a configuration that differs, or a link to a file.
         """
         from covgrpo.runs.record.environment import describe_environment
 
-        run = cls(Path(path).expanduser())
+        run = cls(user_path(path))
         run._check_target(resume)
         plain = _plain(config)
         if resume:
@@ -247,11 +247,18 @@ class RunFolder:
             if resume and not self.config.exists():
                 raise UserError(f"{self.path} has no config.json to resume from; leave out --resume to start there")
             if resume:
+                self._check_links()
                 return
             if holds_run:
                 raise UserError(f"{self.path} holds another run; choose another --output or pass --resume")
             if self.path.is_dir() and any(not _TORN_START.fullmatch(path.name) for path in self.path.iterdir()):
                 raise UserError(f"{self.path} is a folder with other files and no run; choose another --output")
+
+    def _check_links(self) -> None:
+        """A run makes no links to files: through one that somebody put there it would write elsewhere."""
+        for path in (*self.path.iterdir(), *self.model.glob("*")):
+            if path.is_symlink() and not path.is_dir():
+                raise UserError(f"{path} is a link to a file, which resuming would write to; put the file in its place")
 
     def _take(self, resume: bool) -> None:
         """Lock the folder against another process, and look again: one may have begun or ended in between.
@@ -279,7 +286,7 @@ class RunFolder:
 
     def _check_same(self, config: Any, ignore: Collection[str]) -> None:
         try:
-            old = json.loads(self.config.read_text(encoding="utf-8"))
+            old = load_json(self.config)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {self.config} ({error}); choose another --output") from error
         for key, before, now in differences(old, config, ignore):
