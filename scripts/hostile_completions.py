@@ -1,16 +1,22 @@
 """Completions made to hurt a verifier: text that hangs sympy, eats memory, nests without end or tries to run code.
 
-    python scripts/hostile_completions.py FOLDER [COUNT]
+    python scripts/hostile_completions.py FOLDER [COUNT] [--seed N] [--check] [words of covgrpo eval]
 
 Writes problems.jsonl and completions.jsonl for `covgrpo eval --benchmark ... --completions ...`, and says what accuracy
-to expect: every tenth completion is harmless and right, so that a verifier that gives up shows.
+to expect: every tenth completion is harmless and right, so that a verifier that gives up shows. With ``--check`` it
+runs the evaluation in FOLDER and looks at each verdict, for processes that are left, and at a canary: the files of
+FOLDER, of a home beside it and of the place where the texts try to write. 1 where anything is not as it should be.
 """
 
+import argparse
+import contextlib
 import itertools
 import json
+import os
 import random
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 GOLD = "42"
@@ -190,16 +196,78 @@ def completions(count: int, seed: int = 0) -> Iterator[tuple[str, float]]:
         yield rng.choice(["\\boxed{%s}", "The answer is $%s$.", "%s"]) % text, 0.0
 
 
-def main(folder: str, count: int = 1_000) -> None:
-    path = Path(folder)
+def write(path: Path, count: int, seed: int = 0) -> list[float]:
+    """Write the two files into a folder; the right score of each completion."""
     path.mkdir(parents=True, exist_ok=True)
-    pairs = list(completions(count))
+    pairs = list(completions(count, seed))
     problem = {"id": "hostile", "problem": "What is 6 x 7?", "answer": GOLD}
     (path / "problems.jsonl").write_text(json.dumps(problem) + "\n", encoding="utf-8")
     lines = (json.dumps({"id": "hostile", "completion": text}) + "\n" for text, _ in pairs)
     (path / "completions.jsonl").write_text("".join(lines), encoding="utf-8")
-    print(f"expected accuracy {sum(score for _, score in pairs) / len(pairs):.3f} of {len(pairs)} completions")
+    return [score for _, score in pairs]
+
+
+def what_went_wrong(path: Path, right: list[float], words: Sequence[str] = ()) -> list[str]:
+    """Evaluate the files of a folder in a process of its own; a sentence for each thing that should not have been."""
+    path = path.resolve()
+    home = path / "home"
+    home.mkdir(exist_ok=True)
+    (home / "canary").write_text("as it was", encoding="utf-8")
+    before = _files(path)
+    words = ["--benchmark", "problems.jsonl", "--completions", "completions.jsonl", "--scores", "scores.jsonl", *words]
+    environment = {**os.environ, "HOME": str(home), "HF_HUB_OFFLINE": "1", "COVGRPO_HOSTILE": str(path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "covgrpo", "eval", *words],
+        cwd=path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        return [f"exit code {done.returncode}: {done.stderr[-300:]}"]
+    print(done.stdout, end="")
+    scores = [json.loads(line)["score"] for line in (path / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
+    (path / "scores.jsonl").unlink()
+    wrong = [
+        f"completion {i}: {a} instead of {b}" for i, (a, b) in enumerate(zip(scores, right, strict=True)) if a != b
+    ]
+    changed = [f"file {name} was made, changed or removed" for name in sorted(_files(path) ^ before)]
+    return [*wrong, *changed, *(f"process {pid} is left" for pid in _left(path))]
+
+
+def _files(path: Path) -> set[tuple[str, int, float]]:
+    """(name, size, time of change) of all files below a folder."""
+    return {
+        (str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime)
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def _left(path: Path) -> list[int]:
+    """Processes that were started by the evaluation in ``path`` and go on, by their environment; none but on Linux."""
+    mark, found = f"COVGRPO_HOSTILE={path}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def main(folder: str, count: int = 1_000, seed: int = 0, check: bool = False, words: Sequence[str] = ()) -> int:
+    """Write, and check where asked for."""
+    right = write(Path(folder), count, seed)
+    print(f"expected accuracy {sum(right) / len(right):.3f} of {len(right)} completions")
+    wrong = what_went_wrong(Path(folder), right, words) if check else []
+    for sentence in wrong:
+        print(sentence)
+    if check:
+        print(f"{count} completions of {len(KINDS)} kinds, seed {seed}: {len(wrong)} failures")
+    return bool(wrong)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("count", type=int, nargs="?", default=1_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", action="store_true")
+    given, more = parser.parse_known_args()
+    sys.exit(main(given.folder, given.count, given.seed, given.check, more))
