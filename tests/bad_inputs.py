@@ -4,6 +4,8 @@ Paths are relative to an empty folder with the tiny model beside it, as ../tiny.
 test_bad_inputs.py.
 """
 
+from itertools import pairwise as pairs
+
 Rows = dict[str, tuple[list[str], str]]
 Texts = dict[str, tuple[str | bytes, str]]
 
@@ -79,6 +81,10 @@ TRAIN: Rows = {
     "plan flag": (["--shards", "zero2"], "--shards belongs to --dry-run"),
     "plan flag json": (["--json"], "--json belongs to --dry-run"),
     "plan flag processes": (["--processes", "2"], "--processes belongs to --dry-run"),
+    "no user": (["--model", "~nobody-here/x"], "model folder '~nobody-here/x' does not exist"),
+    "long model": (["--model", "x" * 300], "cannot use xxx"),
+    "long output": (["--output", "x" * 300], "cannot use the run folder xxx"),
+    "threads": (["--threads", "2147483648"], "threads is 2147483648; it must be at most 4096"),
     "wandb": (["--report-to", "wandb"], "report_to 'wandb' needs the package wandb: pip install 'covgrpo[dashboards]'"),
     "trackio": (["--report-to", "trackio"], "report_to 'trackio' needs the package trackio: pip install 'covgrpo[da"),
     "tensorboard": (["--report-to", "tensorboard"], "needs the package tensorboard: pip install 'covgrpo[dashboards]'"),
@@ -104,6 +110,10 @@ PLAN: Rows = {
     "task parameter form": (["--task", "addition?max"], "'max' is not of the form name=value"),
     "task parameter range": (["--task", "addition?max=0"], "max must be at least min, but 0 < 1"),
     "task parameter infinite": (["--task", "addition?max=1e999"], "parameter 'max' must be int, not '1e999'"),
+    "beyond a billion": (["--task", "addition?max=1000000001"], "max must lie between -1000000000 and 1000000000"),
+    "relative task": (["--task", ".own:letters"], "unknown kind '.own'"),
+    "line in a task": (["--task", "a\nb\x1b[2J"], "unknown kind 'a\\nb\\x1b[2J'"),
+    "half of a character": (["--task", "a\udce9"], "unknown kind 'a\\udce9'"),
     "eval fraction": (["--task", "addition?eval_fraction=2"], "eval_fraction must lie between 0 and 1, not 2"),
     "digits": (["--task", "digits:revers"], "has no operation 'revers'"),
     "digits length": (["--task", "digits:reverse?length=99"], "length must be from 2 to 12, not 99"),
@@ -138,6 +148,12 @@ PLAN: Rows = {
     "eval task length": (["--eval-task-length", "9"], "eval_task_length is 9 and there is no eval_task"),
     "num_examples": (["--num-examples", "-1"], "num_examples is -1; it must be at least 0"),
     "answer format": (["--answer-format", "box"], "answer_format 'box' is unknown. Did you mean 'boxed'?"),
+    "many steps": (["--steps", "9" * 400], "it must be at most 1000000000000"),
+    "many problems": (["--train-problems", "1000001"], "train_problems is 1000001; it must be at most 1000000"),
+    "many completions": (
+        ["--prompts-per-step", "999999999989", "--num-generations", "999999999989", "--processes", "7"],
+        "does not divide over 7 processes",
+    ),
     "steps": (["--steps", "0"], "steps is 0; it must be at least 1"),
     "negative steps": (["--steps", "-3"], "steps is -3; it must be at least 1"),
     "one generation": (["--num-generations", "1"], "num_generations is 1; it must be at least 2"),
@@ -218,6 +234,7 @@ PLAN: Rows = {
     "processes": (["--processes", "3"], "does not divide over 3 processes"),
     "no process": (["--processes", "0"], "processes is 0; it must be at least 1"),
     "shards": (["--shards", "zero9"], "shards 'zero9' is unknown"),
+    "lines in a path": (["--config", "a\nb"], "cannot read config a\\nb: no such file"),
     "no config": (["--config", "no.yaml"], "cannot read config no.yaml: no such file or directory"),
     "config is a folder": (["--config", "."], "cannot read config .: is a directory"),
 }
@@ -230,6 +247,7 @@ METHODS: Rows = {
     "weighting": (["--weighting", "gausian"], "unknown weighting 'gausian'; known: gaussian, gaussian_through, "),
     "near weighting": (["--weighting", "gausian"], "or module:Class. Did you mean 'gaussian'?"),
     "own weighting": (["--weighting", "no.such:Class"], "weighting 'no.such:Class' cannot be imported"),
+    "relative weighting": (["--weighting", ".own:Class"], "'.own:Class' cannot be imported: its module is relative"),
     "own weighting's name": (["--weighting", "own.tasks:Nothing"], "weighting 'own.tasks:Nothing' cannot be imported"),
     "own weighting is none": (["--weighting", "math:pi"], "is a float, not a class"),
     "scope": (["--weighting-scope", "bach"], "unknown weighting_scope 'bach'; known: group, batch"),
@@ -316,6 +334,15 @@ CONFIGS: Texts = {
     "closed brackets": ("a: " + "[" * 5000 + "]" * 5000, "c.yaml, line 1: brackets are nested more than 50 deep"),
     "braces": ("a: " + "{a: " * 5000, "c.yaml, line 1: brackets are nested more than 50 deep"),
     "dashes": ("- " * 1000 + "1\n", "c.yaml: nested too deep"),
+    "aliases": (
+        "a: &a [x, x]\n"
+        + "".join(f"{b}: &{b} [{','.join(f'*{a}' for _ in range(9))}]\n" for a, b in pairs("abcdefgh")),
+        "more than 100,000 values",
+    ),
+    "alias in itself": ("trl: &a {b: *a}\n", "c.yaml, line 1: an alias stands in what it names"),
+    "long alias": ("a: &a " + "x" * 9_999 + "\nb: [" + "*a, " * 2_000 + "]\n", "more than 100,000 values"),
+    "beyond a float": ("learning_rate: " + "9" * 400 + "\n", "option 'learning_rate' must be float, not 999"),
+    "zero byte": ('output: "a\\0b"\n', "output is 'a\\x00b'; it must not hold a zero byte"),
     "broken": ("task: [a\nb: c\n", "c.yaml, line 2: not valid YAML: expected ',' or ']', but got ':'."),
     "tab": ("trl:\n\ttop_k: 1\n", "c.yaml, line 2: not valid YAML"),
     "anchor": ("task: *a\n", "c.yaml, line 1: not valid YAML: found undefined alias 'a'"),

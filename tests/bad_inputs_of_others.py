@@ -92,6 +92,7 @@ STUDY = """methods: [grpo, gaussian]
 options: {task: addition, steps: 2}
 evaluation: {every: 1}
 """
+SWEPT = ("num_iterations", "warmup_steps", "prompts_per_step", "save_steps")
 STUDIES: Texts = {
     "key": (STUDY + "method: [prob]\n", "study s.yaml: key 'method' is unknown; did you mean 'methods'?"),
     "double key": (STUDY + "methods: [prob]\n", "s.yaml, line 4: key 'methods' stands on line 1 already"),
@@ -135,6 +136,12 @@ STUDIES: Texts = {
     "option's range": (STUDY.replace("steps: 2", "steps: 0"), "steps is 0; it must be at least 1"),
     "option of the study": (STUDY.replace("steps: 2", "seed: 2"), "option 'seed' is set by the study itself"),
     "no task": (STUDY.replace("task: addition, ", ""), "no task given"),
+    "many seeds": (STUDY + "seeds: 1000000000\n", "seeds: it asks for 1,000,000,000 runs; 10,000 are the most"),
+    "many values": (
+        STUDY + "sweep: {" + ", ".join(f"{name}: [{', '.join(map(str, range(1, 30)))}]" for name in SWEPT) + "}\n",
+        "study s.yaml: it asks for 707,281 runs; 10,000 are the most",
+    ),
+    "many runs": (STUDY + "seeds: 5001\n", "study s.yaml: it asks for 10,002 runs; 10,000 are the most"),
     "empty axis": (STUDY + "regimes: {}\n", "study s.yaml: regimes is empty"),
     "axis": (STUDY + "regimes: 3\n", "study s.yaml: regimes must be a mapping, not 3"),
     "no UTF-8": (b"methods: [\xff]\n", "config s.yaml: not valid UTF-8"),
@@ -173,6 +180,8 @@ REPORT: Rows = {
     "a file": (["../good.jsonl"], "../good.jsonl"),
     "empty": ([""], "RUN is empty"),
     "a model": (["../tiny"], "../tiny"),
+    "long name": (["x" * 300], "cannot use xxx"),
+    "no user": (["~nobody-here/run"], "~nobody-here/run is no run folder"),
     "empty output": (["../run", "--output", ""], "--output is empty"),
     "empty markdown": (["../run", "--markdown", ""], "--markdown is empty"),
     "format": (["../run", "--figures", "f", "--formats", "gif"], "formats 'gif' is unknown; known: png, svg, pdf"),
@@ -222,6 +231,8 @@ TABLES: Texts = {
     "text as accuracy": (RESULT.replace("0.5", '"half"'), "r.json: accuracy must be a number, not 'half'"),
     "null as low": (RESULT.replace("0.4", "null"), "r.json: low must be a number, not None"),
     "nan": (RESULT.replace("0.6", "NaN"), "r.json: high must be a number, not nan"),
+    "huge": (RESULT.replace("0.6", "9" * 400), "r.json: high must be a number, not 999"),
+    "deep": ("[" * 100_000, "cannot read r.json as a result of covgrpo eval (nested too deep)"),
     "number as label": (RESULT.replace('"a"', "3"), "r.json: label must be text, not 3"),
     "list as benchmark": (RESULT.replace('"math500"', "[]"), "r.json: benchmark must be text, not []"),
     "no UTF-8": (b"\xff", "cannot read r.json as a result of covgrpo eval"),

@@ -1,9 +1,11 @@
 """JSON lines with torn ends, files that are written whole or not at all, and what a mistyped name was meant to be."""
 
+import json
+
 import pytest
 
 from covgrpo.errors import UserError
-from covgrpo.files import json_objects, read_json_lines, replacing, write_text
+from covgrpo.files import json_objects, load_json, read_json_lines, replacing, user_path, write_text
 from covgrpo.suggest import check_choice, did_you_mean, did_you_mean_or_known, nearest
 
 
@@ -87,3 +89,26 @@ def test_a_choice_is_refused_with_a_hint():
         check_choice("scope", "grup", ("group", "batch"))
     with pytest.raises(UserError, match=r"^scope 'xyz' is unknown; known: group, batch\.$"):
         check_choice("scope", "xyz", ("group", "batch"))
+
+
+def test_half_of_a_character_is_written_as_json_writes_it(tmp_path):
+    write_text(tmp_path / "a.json", json.dumps("a\ud800", ensure_ascii=False))
+    with replacing(tmp_path / "b.json") as file:
+        json.dump("a\ud800", file, ensure_ascii=False)
+    for name in ("a.json", "b.json"):
+        assert (tmp_path / name).read_bytes() == b'"a\\ud800"' and load_json(tmp_path / name) == "a\ud800"
+
+
+def test_json_deeper_than_python_reads_is_a_value_error(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deep"):
+        load_json(tmp_path / "a.json")
+
+
+def test_a_home_that_is_none_is_a_name(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert [str(user_path(text)) for text in ("~/a", "~nobody-here/a", "a~")] == [
+        "/somewhere/a",
+        "~nobody-here/a",
+        "a~",
+    ]

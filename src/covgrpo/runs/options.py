@@ -15,8 +15,8 @@ from covgrpo.verify.machine import default_workers
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL's
 _MAX_TOKENS_A_MICRO_BATCH = 16_384
-_MOST_PROBLEMS = 10**6  # they are made before the run begins
-_MOST = 10**12  # of any whole number: products of several are still floats
+# At most, 10**12 where nothing is said: a product of several is then still a float. Problems are made before the run.
+_MOST = {"train_problems": 10**6, "eval_problems": 10**6, "threads": 4096, "verifier_workers": 1024}
 
 
 def option(default: Any, text: str, section: str) -> Any:
@@ -64,7 +64,9 @@ class TrainOptions:
 
     method: str = option("gaussian", "Method, a set of the options below and of TRL's (see docs/methods.md).", "method")
     weighting: str | None = option(
-        None, "Token weighting, or module:Class of your own; default: the method's.", "method"
+        None,
+        "Token weighting, or module:Class of your own, which is imported and run; default: the method's.",
+        "method",
     )
     weighting_kwargs: dict[str, Any] = option({}, "Hyperparameters of the weighting, KEY=VALUE.", "method")
     weighting_scope: str | None = option(
@@ -149,10 +151,8 @@ class TrainOptions:
     def _check_sizes(self) -> None:
         """Refuse what no file system and no arithmetic takes."""
         for name, value in vars(self).items():
-            if isinstance(value, int) and value > _MOST:
-                raise UserError(f"{name} is {value}; it must be at most {_MOST}.")
-            if name.endswith("_problems") and value > _MOST_PROBLEMS:
-                raise UserError(f"{name} is {value}; it must be at most {_MOST_PROBLEMS}.")
+            if isinstance(value, int) and value > (most := _MOST.get(name, 10**12)):
+                raise UserError(f"{name} is {value}; it must be at most {most}.")
             if isinstance(value, str) and "\0" in value:
                 raise UserError(f"{name} is {value!r}; it must not hold a zero byte.")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from covgrpo.errors import UserError
@@ -370,7 +371,7 @@ class _Session:
 
 @contextmanager
 def _errors_named(folder: Path) -> Iterator[None]:
-    """Turn what a weighting refuses, and the several errors of libraries that find no space, into one sentence."""
+    """Turn what a weighting refuses, a poisoned checkpoint and the many errors of a full disk into one sentence."""
     from covgrpo.core import WeightingError
 
     try:
@@ -379,6 +380,8 @@ def _errors_named(folder: Path) -> Iterator[None]:
         raise
     except WeightingError as error:
         raise UserError(str(error)) from error
+    except UnpicklingError as error:
+        raise UserError(f"the last checkpoint of {folder} holds what could run code; remove it to go on.") from error
     except Exception as error:
         if "No space left" in str(error) or shutil.disk_usage(folder).free < _FULL_BYTES:
             raise UserError(
