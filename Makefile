@@ -13,7 +13,7 @@ LSTAMP := $(VLLM)/.installed
 # What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
 FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks jsonl digits countdown cli runs trl_identity
 
-.PHONY: demo test test-fast test-gpu test-verl test-vllm fuzz lint docs clean
+.PHONY: demo test test-fast test-gpu test-verl test-vllm fuzz hostile lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo demo
@@ -41,9 +41,14 @@ test-gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	$(or $(GPU_PYTHON),$(BIN)/python) scripts/gpu_report.py --tests build/gpu-tests.xml || status=$$?; \
 	exit $$status
 
-# Mutated input to every command; COUNT=1000 for a short one. Inputs that fail are kept in build/fuzz.
+# Mutated input to every command, on Linux: 15 minutes of one core. FUZZ="1000 --seed 3" is a short one. Inputs that
+# fail are kept in build/fuzz.
 fuzz: $(STAMP)
-	$(BIN)/python scripts/fuzz.py $(or $(COUNT),100000)
+	$(BIN)/python scripts/fuzz.py $(FUZZ)
+
+# Completions made to hurt a verifier. HOSTILE="1000 --seed 3" is a short one.
+hostile: $(STAMP)
+	$(BIN)/python scripts/hostile_completions.py build/hostile $(or $(HOSTILE),10000) --check
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

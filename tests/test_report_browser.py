@@ -1,10 +1,17 @@
 """The report as a person meets it: opened from disk in headless Chromium."""
 
 import json
+import random
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
-from report_cases import make_run, sample_of, write_lines
+from report_cases import make_run, sample_of, token_of, write_lines
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import hostile_completions
 
 from covgrpo.cli import main
 
@@ -34,8 +41,6 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     runs = [make_run(folder / f"gaussian-{seed}", seed=seed) for seed in (0, 1)]
     runs.append(make_run(folder / "grpo", method="grpo"))
-    import random
-
     evil = ["</script><img src=x onerror=document.title='hit'>", " and", " 7"]
     samples = [sample_of(step, evil, random.Random(0)) for step in (1, 60)]
     for sample in samples:
@@ -179,6 +184,43 @@ def test_a_table_wider_than_the_screen_says_so(page):
         assert page.locator(f".hint:has(+ .wide {table})").is_visible() == wider
     if page.viewport_size["width"] < 400:
         assert page.locator(".hint:has(+ .wide #damped)").is_visible()
+
+
+def hostile_run(folder):
+    """A run in which every text is made to hurt, and the page's markup in each place that a record has."""
+    rng = random.Random(0)
+    pages = sorted({hostile_completions.page(rng) for _ in range(100)})
+    texts = [*pages, *(kind(rng)[:20_000] for kind in hostile_completions.KINDS)]
+    run = make_run(folder / "hostile", steps=len(texts), method=pages[0], task=pages[1], model=pages[2])
+    samples = []
+    for step, text in enumerate(texts, start=1):
+        sample = sample_of(step, [text, pages[step % len(pages)], " 7"], rng)
+        samples.append({**sample, "prompt": text, "rewards": {text: 1.0}})
+    write_lines(run / "samples.jsonl", samples)
+    write_lines(run / "tokens.jsonl", [{**token_of(i, 0, rng), "text": t, "before": t} for i, t in enumerate(texts, 1)])
+    return run
+
+
+def test_a_report_of_hostile_completions_runs_nothing(browser, tmp_path):
+    run = hostile_run(tmp_path)
+    title = "<script>document.title='HOSTILE'</script>"
+    assert main(["report", f"{run}=</script><svg/onload>", "--title", title]) == 0
+    page = browser.new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append("a dialog"))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((run / "report.html").as_uri())
+    page.wait_for_selector("html[data-ready=yes]", state="attached")
+    for at in range(0, int(page.locator("#completion-step").get_attribute("max")) + 1):
+        page.locator("#completion-step").fill(str(at))
+    page.wait_for_timeout(300)
+    assert (page.title(), said) == (title, [])
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    own = {"svg": 0, "iframe": 0, "base": 0, "img": 0, "script": 4, "style": 1}
+    assert {name: page.locator(name).count() for name in own} == own, "no text became an element"
+    page.close()
 
 
 # What would run, show or load something, were a text of a run ever to become markup.

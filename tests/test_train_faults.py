@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,23 @@ def test_stop_between_the_updates_of_a_rollout_batch(inside: Path, monkeypatch: 
     assert untimed(inside / "parted") == untimed(inside / "thrice")
     for name in ("samples.jsonl", "tokens.jsonl", "histograms.jsonl"):
         assert (inside / "parted" / name).read_bytes() == (inside / "thrice" / name).read_bytes(), name
+
+
+def test_killed_when_its_last_checkpoint_was_there_and_an_older_one_still_to_go(inside: Path) -> None:
+    flags = ["--steps", "3", "--save-steps", "1"]
+    assert main(words("ended", *flags)) == 0
+    names = sorted(path.name for path in (inside / "ended").iterdir())
+    assert {"checkpoint-2", "checkpoint-3"} <= set(names) and "checkpoint-1" not in names
+    shutil.copytree(inside / "ended" / "checkpoint-2", inside / "ended" / "checkpoint-1")
+    shutil.rmtree(inside / "ended" / "model")
+    assert main(words("ended", *flags, "--resume")) == 0
+    assert sorted(path.name for path in (inside / "ended").iterdir() if path.name != "resume-1.json") == names
+
+
+def test_an_evaluation_that_is_damaged_is_not_measured_anew(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--steps", "1", "--save-steps", "1", "--evaluate", "--eval-problems", "2", "--eval-samples", "1"]
+    assert main(words("torn", *flags)) == 0
+    (inside / "torn" / "eval.json").write_text('{"before": {"n": 2')
+    capsys.readouterr()
+    assert main(words("torn", *flags, "--resume")) == 2
+    assert "eval.json (Expecting" in (error := capsys.readouterr().err) and error.count("\n") == 1

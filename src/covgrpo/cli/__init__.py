@@ -66,7 +66,7 @@ def _answer(words: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (explained := explain(error, f"covgrpo {args.command}")) is None:
             raise
-        return _refuse(explained)
+        return _refuse(str(explained))
     except OSError as error:
         if error.errno not in _UNUSABLE or error.filename is None:
             raise

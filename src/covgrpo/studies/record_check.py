@@ -45,7 +45,7 @@ def _of_evaluations(evaluations: Any) -> str | None:
 def _of_result(result: Any) -> str | None:
     if not isinstance(result, dict):
         return "a result is no object"
-    samples = result.get("samples")
+    samples: Any = result.get("samples")
     samples = samples if _is_whole(samples) and samples >= 1 else 0
     entropy, rates = result.get("entropy"), result.get("pass", {})
     whole = {
