@@ -9,9 +9,12 @@ import pytest
 from cli_cases import SMALL
 
 SCRIPT = """
-import os, sys
-if os.geteuid() == 0:
-    os.setgid(54321), os.setuid(54321)
+import os, pwd, sys
+
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = unknown
 from covgrpo.cli import main
 assert "HOME" not in os.environ and sys.flags.utf8_mode == 0
 assert sys.stdout.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968")
@@ -26,12 +29,7 @@ for line in sys.stdin:
 def test_every_command_without_a_home(tmp_path: Path, tiny_folder: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"problem": "é∑ + 1?", "answer": "2"}\n', encoding="utf-8")
     (tmp_path / "c.jsonl").write_text('{"id": "p/1", "completion": "é 2"}\n', encoding="utf-8")
-    for source in tiny_folder.iterdir():
-        (tmp_path / "tiny").mkdir(exist_ok=True)
-        (tmp_path / "tiny" / source.name).write_bytes(source.read_bytes())
-    for path in (*tmp_path.parents[:2], tmp_path):
-        path.chmod(0o755)
-    tmp_path.chmod(0o777)
+    (tmp_path / "tiny").symlink_to(tiny_folder)
     task = ["--task", "jsonl:p.jsonl?split=all", "--verifier-workers", "1", "--verifier-timeout", "60"]
     lines = [
         ["demo", "--help"],
