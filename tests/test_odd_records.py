@@ -1,9 +1,11 @@
 """Records that no run writes, of a run given to a report and of a study: left out, or one sentence."""
 
+import contextlib
 import io
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from report_cases import make_run
@@ -13,7 +15,7 @@ from covgrpo.cli import main
 from covgrpo.errors import UserError
 from covgrpo.report import collect, html_page, markdown_summary, read_run
 from covgrpo.studies.records import read_record, record_path
-from covgrpo.yaml_text import parse_yaml
+from covgrpo.yaml_text import YamlError, parse_yaml
 
 HUGE = 10**400
 NESTED = json.loads("[" * 900 + "]" * 900)
@@ -118,6 +120,16 @@ def test_aliases_that_mean_little_are_read():
         "b": {"x": 1},
         "c": {"x": 1, "y": 2},
     }
+
+
+def test_many_digits_are_read_in_their_number_of_steps():
+    """Digits that may be split in two places are tried in each pair of them: minutes for a file of 100 kB."""
+    started = time.process_time()
+    for text in ("1" * 200_000, "-" + "1" * 200_000 + "x", "." + "1" * 200_000):
+        assert main(["train", "--learning-rate", text]) == 2
+        with contextlib.suppress(YamlError):
+            parse_yaml(f"a: {text}")
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -10,7 +10,7 @@ from covgrpo.errors import UserError
 _MOST_NESTED = 50
 _MOST_VALUES, _VALUE_CHARACTERS = 100_000, 100  # a text counts as a value for each hundred characters
 # 1e-5 is a number here, as in YAML 1.2, and not text.
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 _OCTAL = re.compile(r"[-+]?0[0-7_]+$")
 
 

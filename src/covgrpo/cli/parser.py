@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from covgrpo.errors import UserError
 from covgrpo.suggest import nearest
 
-_NEGATIVE_NUMBER = re.compile(r"-((\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|inf|nan)$", re.IGNORECASE)
+_NEGATIVE_NUMBER = re.compile(r"-((\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|inf|nan)$", re.IGNORECASE)
 # What flags of these metavars take is a path or a name; none of them is empty.
 _PATHS = ("FILE", "FOLDER", "STUDY", "RUN", "MODEL", "NAME|FILE")
 
