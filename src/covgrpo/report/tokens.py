@@ -1,9 +1,10 @@
 """What a run's token records say: histograms over training, the most damped tokens, completions token by token."""
 
 from collections import defaultdict
+from operator import ne
 from typing import Any
 
-from covgrpo.report.reading import RunRecords
+from covgrpo.report.reading import MOST, RunRecords
 from covgrpo.report.series import number
 
 _HISTOGRAMS = 200  # positions of the slider
@@ -54,7 +55,10 @@ def _is_histogram(record: dict[str, Any]) -> bool:
 
 
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and set(map(type, values)) <= {int, float} and None not in map(number, values)
+    """Whether it is a list of numbers that can be drawn; of ten million of them in seconds."""
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
+        return False
+    return not values or (min(values) >= -MOST and max(values) <= MOST and not any(map(ne, values, values)))  # NaN
 
 
 def damped_tokens(run: RunRecords) -> list[dict[str, Any]]:
