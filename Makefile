@@ -13,7 +13,7 @@ LSTAMP := $(VLLM)/.installed
 # What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
 FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks jsonl digits countdown cli runs trl_identity
 
-.PHONY: demo test test-fast test-gpu test-verl test-vllm fuzz hostile lint docs clean
+.PHONY: demo test test-fast test-gpu test-verl test-vllm fuzz hostile soak lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo demo
@@ -99,6 +99,12 @@ $(LSTAMP): constraints-vllm.txt
 .PHONY: faults
 faults: $(STAMP)
 	$(BIN)/python scripts/faults.py $(FAULTS)
+
+# Two hours of a small model with evaluation, records and checkpoints; memory, files and time are read every ten seconds.
+# Called again it resumes the run. SOAK="--hours 6" changes the time.
+soak: $(STAMP)
+	test -d runs/small_model || $(BIN)/python scripts/small_model.py --output runs/small_model
+	$(BIN)/python scripts/soak.py runs/soak $(SOAK) -- --model runs/small_model
 
 clean:
 	rm -rf $(VENV) $(VERL) $(VLLM) runs build dist site

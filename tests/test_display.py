@@ -9,7 +9,7 @@ import rich.console
 from cli_cases import command
 
 from covgrpo.cli import main
-from covgrpo.cli.display import Display, duration, sparkline
+from covgrpo.cli.display import Display, Series, duration, sparkline
 
 # --- what a terminal shows -----------------------------------------------------------------------------------------
 
@@ -153,3 +153,11 @@ def test_a_run_on_a_terminal(work: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "weights " in " ".join(lines[7:after]), "a completion with the weights of its tokens"
     assert lines[after + 1].startswith("accuracy, greedy (held-out, n=4) ")
     assert lines[-1] == "next: covgrpo report out   or load out/model with transformers"
+
+
+def test_a_chart_needs_no_more_memory_in_a_long_run():
+    series = Series(least=0.0)
+    for number in range(100_000):
+        series.append(float("nan") if number == 5 else number % 1000 / 1000)
+    assert len(series.values) == len(series.chart()) == 24 and series.last == 0.999 and series.top == 0.999
+    assert series.chart() == sparkline([i / 1000 for i in range(976, 1000)], 0, 0.999)

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections import deque
 from typing import Any
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -41,8 +42,27 @@ def _console(quiet: bool) -> Any:
     return Lasting(highlight=False, emoji=False, quiet=quiet)
 
 
-def _top(values: list[float], least: float) -> float:
-    return max([least, *(value for value in values if math.isfinite(value))])
+class Series:
+    """What a chart needs of a number of each step: the last values, and the largest of all."""
+
+    def __init__(self, least: float):
+        self.values: deque[float] = deque(maxlen=_WIDTH)
+        self.top = least  # largest finite value so far
+
+    def append(self, value: float) -> None:
+        """Take in the next step's."""
+        self.values.append(value)
+        if math.isfinite(value):
+            self.top = max(self.top, value)
+
+    @property
+    def last(self) -> float:
+        """The latest step's."""
+        return self.values[-1]
+
+    def chart(self) -> str:
+        """Bars from 0 to the largest value."""
+        return sparkline(list(self.values), 0, self.top)
 
 
 class Display:
@@ -59,11 +79,9 @@ class Display:
         self.live: Any = None
         self.live_part = ""
         self.completions = completions_per_step
-        self.rewards: list[float] = []
-        self.entropies: list[float] = []
-        self.tails: list[float] = []
+        self.rewards, self.entropies, self.tails = Series(1.0), Series(0.0), Series(0.0)
         self.sample: dict[str, Any] | None = None
-        self.walls: list[float] = []
+        self.walls: deque[float] = deque(maxlen=10)
         self.steps = 0
 
     def message(self, text: str) -> None:
@@ -82,7 +100,7 @@ class Display:
         self.entropies.append(record.get("entropy") or 0.0)
         self.tails.append(record.get("cov/pos_0.01") or 0.0)
         self.walls.append(record["time/wall"])
-        recent = sorted(self.walls[-10:])
+        recent = sorted(self.walls)
         left = (self.steps - record["step"]) * recent[len(recent) // 2]
         speed = record.get("completions/mean_length", 0.0) * self.completions / record["time/wall"]
         if self.live is None:
@@ -121,8 +139,9 @@ class Display:
 
     def _line(self, record: dict[str, Any], speed: float, left: float) -> str:
         held = f"kappa {record['hold/kappa']:.2f}  " if "hold/kappa" in record else ""
+        reward, entropy = self.rewards.last, self.entropies.last
         return (
-            f"step {record['step']:>4}/{self.steps}  reward {self.rewards[-1]:.3f}  entropy {self.entropies[-1]:.3f}  "
+            f"step {record['step']:>4}/{self.steps}  reward {reward:.3f}  entropy {entropy:.3f}  "
             f"{held}grad_norm {record.get('grad_norm') or 0.0:.2f}  {speed:.0f} tok/s  {duration(left)} left"
         )
 
@@ -136,19 +155,16 @@ class Display:
         table.add_row(
             f"step {step}/{self.steps}", ProgressBar(self.steps, step, width=_WIDTH), f"{duration(left)} left"
         )
-        table.add_row(
-            "reward", f"[green]{sparkline(self.rewards, 0, _top(self.rewards, 1.0))}[/]", f"{self.rewards[-1]:.3f}"
-        )
-        entropies = sparkline(self.entropies, 0, _top(self.entropies, 0.0))
-        table.add_row("entropy", f"[cyan]{entropies}[/]", f"{self.entropies[-1]:.3f} nats")
+        table.add_row("reward", f"[green]{self.rewards.chart()}[/]", f"{self.rewards.last:.3f}")
+        table.add_row("entropy", f"[cyan]{self.entropies.chart()}[/]", f"{self.entropies.last:.3f} nats")
         if "hold/kappa" in record:
             target = record.get("hold/target")
             held = "measuring" if target is None else f"held at {target:.3f} nats"
             table.add_row("kappa", held, f"{record['hold/kappa']:.2f}")
         table.add_row(
             "cov tail",
-            f"[magenta]{sparkline(self.tails, 0, _top(self.tails, 0.0))}[/]",
-            f"{self.tails[-1]:.2f} (sigma {record.get('cov/sigma') or 0.0:.2f})",
+            f"[magenta]{self.tails.chart()}[/]",
+            f"{self.tails.last:.2f} (sigma {record.get('cov/sigma') or 0.0:.2f})",
         )
         table.add_row("speed", f"{speed:.0f} tok/s", f"grad_norm {record.get('grad_norm') or 0.0:.2f}")
         return Group(table, *([coloured(self.sample)] if self.sample else []))
