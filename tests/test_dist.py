@@ -15,7 +15,7 @@ import covgrpo
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
-from check_dist import complaints  # noqa: E402
+from check_dist import MAX_BYTES, complaints  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -70,10 +70,10 @@ def test_what_is_wrong_is_found(dist, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with zipfile.ZipFile(one(tmp_path, "*.whl"), "a") as wheel:
         wheel.writestr("tests/test_core.py", "")
-        wheel.writestr("covgrpo/large.bin", os.urandom(1_000_000))
+        wheel.writestr("covgrpo/large.bin", os.urandom(MAX_BYTES))
     name = one(tmp_path, "*.whl").name
     large, strange = complaints(tmp_path)
-    assert re.fullmatch(rf"{re.escape(name)} has 1,\d{{3}},\d{{3}} bytes, over 1,000,000", large)
+    assert re.fullmatch(rf"{re.escape(name)} has \d,\d{{3}},\d{{3}} bytes, over {MAX_BYTES:,}", large)
     assert strange == f"{name} holds tests/test_core.py"
     one(tmp_path, "*.tar.gz").unlink()
     assert "not one wheel and one sdist" in complaints(tmp_path)[0]

@@ -19,29 +19,32 @@ HEAD = textwrap.dedent(
     import resource, sys, torch
     from covgrpo.forward import TiledVocabularyHead
     torch.set_num_threads(1)
-    tokens, vocabulary, size = int(sys.argv[1]), 32768, 8
-    hidden = torch.randn(tokens, size, requires_grad=True)
+    vocabulary, size = 32768, 8
     weight = torch.randn(vocabulary, size, requires_grad=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    targets = torch.randint(vocabulary, (tokens,))
-    logps, entropy = TiledVocabularyHead.apply(
-        hidden, weight, None, targets, 1.0, 4, None, 1.0, ("log_probs", "entropy")
-    )[:2]
-    (logps.sum() + entropy.sum()).backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    for tokens in map(int, sys.argv[1:]):
+        hidden = torch.randn(tokens, size, requires_grad=True)
+        targets = torch.randint(vocabulary, (tokens,))
+        logps, entropy = TiledVocabularyHead.apply(
+            hidden, weight, None, targets, 1.0, 4, None, 1.0, ("log_probs", "entropy")
+        )[:2]
+        (logps.sum() + entropy.sum()).backward()
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
     """
 )
 
 
-def head_bytes(tokens: int) -> int:
-    done = subprocess.run([sys.executable, "-c", HEAD, str(tokens)], capture_output=True, text=True, timeout=300)
+def head_bytes(*tokens: int) -> list[int]:
+    """Peak memory above the start, after a pass over each of these numbers of tokens."""
+    command = [sys.executable, "-c", HEAD, *map(str, tokens)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    return [int(line) for line in done.stdout.splitlines()]
 
 
 def test_memory_of_the_vocabulary_head_does_not_grow_with_the_tokens():
     """Forward and backward; float32 logits of 5,120 tokens would take 640 MiB, those of 2,048 less than half."""
-    few, many = head_bytes(2048), head_bytes(5120)
+    few, many = head_bytes(2048, 5120)
     assert many < few + 64 * 2**20, (few, many)
 
 
