@@ -114,6 +114,10 @@ PLAN: Rows = {
     "relative task": (["--task", ".own:letters"], "unknown kind '.own'"),
     "line in a task": (["--task", "a\nb\x1b[2J"], "unknown kind 'a\\nb\\x1b[2J'"),
     "half of a character": (["--task", "a\udce9"], "unknown kind 'a\\udce9'"),
+    "eval fraction beyond floats": (
+        ["--task", f"addition?eval_fraction=-1{'0' * 400}"],
+        "parameter 'eval_fraction' is a number beyond floats",
+    ),
     "eval fraction": (["--task", "addition?eval_fraction=2"], "eval_fraction must lie between 0 and 1, not 2"),
     "digits": (["--task", "digits:revers"], "has no operation 'revers'"),
     "digits length": (["--task", "digits:reverse?length=99"], "length must be from 2 to 12, not 99"),

@@ -177,7 +177,10 @@ def merge_parameters(spec: str, params: dict[str, Any], defaults: dict[str, Any]
         wanted = type(defaults[name])
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise UserError(f"Task {spec!r}: parameter {name!r} must be {wanted.__name__}, not {value!r}.")
-        merged[name] = wanted(value)
+        try:
+            merged[name] = wanted(value)
+        except OverflowError:
+            raise UserError(f"Task {spec!r}: parameter {name!r} is a number beyond floats.") from None
     if not 0.0 < merged.get("eval_fraction", 0.5) < 1.0:
         raise UserError(f"Task {spec!r}: eval_fraction must lie between 0 and 1, not {merged['eval_fraction']}.")
     return merged
