@@ -25,15 +25,9 @@ from covgrpo.cpu_defaults import set_cpu_defaults  # noqa: E402
 
 set_cpu_defaults()  # before torch
 
-COUNT, KILL_AFTER, KILL_TORN, FULL = range(4)  # as in fault_shim.c
+from warm_start import MODULES  # noqa: E402
 
-_MODULES = (
-    *("covgrpo.cli", "covgrpo.runs.train", "covgrpo.trl", "covgrpo.runs.record.recorder", "covgrpo.verify"),
-    *("covgrpo.models", "covgrpo.report.idle", "covgrpo.cli.display", "covgrpo.evaluation.generation"),
-    *("covgrpo.evaluation.benchmarks", "covgrpo.evaluation.grading", "covgrpo.evaluation.at_k", "rich.console"),
-    *("datasets", "accelerate", "transformers.models.llama.modeling_llama", "torch.optim.adamw", "tiny"),
-    *("transformers.trainer", "trl.trainer.grpo_trainer", "math_verify", "rich.live"),
-)
+COUNT, KILL_AFTER, KILL_TORN, FULL = range(4)  # as in fault_shim.c
 
 OWN_TASK = '''
 import os, signal, sys
@@ -107,7 +101,7 @@ def with_shim() -> None:
 
 def warm_up() -> None:
     """Import what a run imports, so that a fork need not."""
-    for name in _MODULES:
+    for name in (*MODULES, "tiny"):
         importlib.import_module(name)
     importlib.import_module("covgrpo.cli").command_line()
 

@@ -35,6 +35,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import fuzz_inputs
+from fuzz_guard import OUTSIDE, Guard
 from fuzz_inputs import Input
 
 LIMIT_S, WALL_LIMIT_S = 10.0, 60.0
@@ -105,43 +106,6 @@ def _quicker() -> dict[str, Any]:
     }
 
 
-_WRITES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
-_OUTSIDE = {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"}
-
-
-class Guard:
-    """Forbids what no command may do while it is on, and remembers what was tried; an audit hook stays for good."""
-
-    def __init__(self) -> None:
-        self.on, self.folder, self.tried = False, "", list[str]()
-        sys.addaudithook(self._event)
-
-    def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.on:
-            return
-        if event in _OUTSIDE:
-            self._forbid(f"{event} {str(arguments)[:100]}", OSError("no network and no processes here"))
-        if event == "open" and isinstance(arguments[0], str | bytes) and _writes(*arguments[1:]):
-            self._check(event, arguments[0])
-        elif event in _WRITES:
-            for path in arguments:
-                if isinstance(path, str | bytes):
-                    self._check(event, path)
-
-    def _check(self, event: str, path: str | bytes) -> None:
-        where = os.path.realpath(os.fsdecode(path))
-        if not where.startswith((self.folder, "/dev/null")):
-            self._forbid(f"{event} {where[:100]}", PermissionError(13, "Permission denied", os.fsdecode(path)))
-
-    def _forbid(self, what: str, error: Exception) -> NoReturn:
-        self.tried.append(what)
-        raise error
-
-
-def _writes(mode: Any, flags: Any) -> bool:
-    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) if isinstance(flags, int) else "r" not in str(mode)
-
-
 GUARD: Guard | None = None
 
 
@@ -150,7 +114,8 @@ def fault(given: Input, covgrpo: Callable[[list[str]], int]) -> str:
     guard = GUARD
     # Strict, as a terminal's is: what cannot be encoded would be a traceback there.
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
-    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
+    err_bytes = io.BytesIO()
+    err = io.TextIOWrapper(err_bytes, encoding="utf-8", errors="backslashreplace", write_through=True)
     signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -172,7 +137,7 @@ def fault(given: Input, covgrpo: Callable[[list[str]], int]) -> str:
         if guard:
             guard.on = False
         signal.setitimer(signal.ITIMER_PROF, 0)
-    said = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    said = err_bytes.getvalue().decode()
     return _forbidden(given, guard) or _wrong_word(code, said)
 
 
@@ -180,7 +145,7 @@ def _forbidden(given: Input, guard: Guard | None) -> str:
     """What was tried that the words do not ask for; a place named by them may lie anywhere."""
     tried = guard.tried if guard else []
     named = not given.file
-    found = [what for what in tried if not named or what.split()[0] in _OUTSIDE - {"socket.getaddrinfo"}]
+    found = [what for what in tried if not named or what.split()[0] in OUTSIDE - {"socket.getaddrinfo"}]
     return f"tried {found[0]}" if found else ""
 
 
@@ -214,7 +179,7 @@ def folder_of_inputs() -> Iterator[Path]:
     try:
         os.chdir(folder)
         os.environ["HOME"] = str(folder)
-        fuzz_inputs.good_files(folder)
+        fuzz_inputs.write_good_files(folder)
         tiny_model().save_pretrained("tiny")
         tiny_tokenizer().save_pretrained("tiny")
         yield folder

@@ -9,7 +9,6 @@ still well formed holds what nobody expects there.
 import dataclasses
 import functools
 import json
-import math
 import os
 import random
 import sys
@@ -22,7 +21,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from bad_inputs import CONFIGS, GOOD_LINE, LINES, METHODS, PLAN, TRAIN, WORDS
+from bad_files import CONFIGS, GOOD_LINE, LINES
+from bad_inputs import METHODS, PLAN, TRAIN, WORDS
 from bad_inputs_of_others import (
     BENCH,
     COMPARE,
@@ -35,6 +35,7 @@ from bad_inputs_of_others import (
     TABLE,
     TABLES,
 )
+from fuzz_changes import ODD_TEXTS, ODD_VALUES, as_bytes, changed_often, mutated, near
 from report_cases import make_run
 from study_cases import STUDY, made_study, write_records
 
@@ -52,55 +53,6 @@ SPECS = (
     *('reasoning_gym:basic_arithmetic?operators=["+"]', "jsonl:p.jsonl?question=problem&answer=answer", "hub:a/b"),
     *("jsonl:p.jsonl?split=all", "own.tasks:letters?level=3", "reasoning_gym:maze", "reasoning_gym:graph_color"),
 )
-ODD_TEXTS = (
-    *("null", "NaN", "-Infinity", "1e999", "-1", "0", "9" * 400, "true", '""', "[]", "{}", "\x00", "\ufeff", "\u202e"),
-    *("\U0001f600", "\r", "\n", "\t", "&a *a", "!!python/object/apply:os.system [id]", "../../x", "/dev/null", "%s"),
-    *("{" * 200, "[" * 5_000, '"' * 3, "?", "&", "=", ":", "- ", "</script>", "'", "\\u0000", "1_000", "0x10", "~"),
-    *("x" * 300, "x" * 5_000, "~nobody-here/x", "\x1b[2J", "\\ud800", "é", "1" * 5_000, "2147483648", "-9" * 20, "*"),
-    *(
-        "&a [&b [*a], *a]",
-        "2024-01-01",
-        "!!binary aGk=",
-        "!!set {a}",
-        "? [1]\n: 2",
-        "!!float x",
-        "0b1",
-        "12:30:45",
-        "<<: *a",
-        "1e-320",
-        "\u0661",
-        "--",
-        "-",
-        "--json",
-        "{a: 1, a: 2}",
-        "%2F%00",
-        "tiny/..",
-    ),
-)
-ODD_VALUES = (
-    *(
-        None,
-        True,
-        False,
-        -1,
-        0,
-        1,
-        2,
-        10**9,
-        2**31,
-        2**63,
-        10**19,
-        10**400,
-        -(10**400),
-        0.5,
-        -0.5,
-        1e308,
-        -1e308,
-        1e-320,
-    ),
-    *(math.nan, math.inf, -math.inf, "", "1", "nan", "x", "x" * 5_000, "\ud800", "\0", "a\nb", "../../x", "</script>"),
-    *("|", [], {}, [[]], [None], {"": None}, [1, "1", None], [math.nan], {"a": {"b": [1]}}, ["\ud800"], "\x1b[2J", "é"),
-)
 
 
 @dataclass(frozen=True)
@@ -113,12 +65,8 @@ class Input:
     content: bytes = b""
 
 
-def as_bytes(text: str | bytes) -> bytes:
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-
-
-def good_files(folder: Path) -> dict[str, str]:
-    """Every file that the commands may read, written below ``folder``; path -> content of those that are text."""
+def write_good_files(folder: Path) -> None:
+    """Write every file that the commands may read below ``folder``."""
     for name, text in {**FILES, "p.jsonl": GOOD_LINE, "c.yaml": CONFIG, "c.jsonl": FILES["done.jsonl"]}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -127,12 +75,11 @@ def good_files(folder: Path) -> dict[str, str]:
     (folder / "run").rmdir()
     make_run(folder / "run", steps=STEPS)
     made_study(folder, STUDY, "s")
-    study = made_study(folder, STUDY.replace("steps: 20", "steps: 20").replace("[3, 4, 5]", "[3, 4]"), "kept")
+    study = made_study(folder, STUDY.replace("[3, 4, 5]", "[3, 4]"), "kept")
     write_records(folder / "kept", study, {(s.regime, s.method, s.seed): 0.5 for s in study.runs})
     (folder / "own").mkdir(exist_ok=True)
     (folder / "own/__init__.py").touch()
     (folder / "own/tasks.py").write_text("def letters():\n    return 3\n", encoding="utf-8")
-    return {}
 
 
 def _record() -> dict[str, Any]:
@@ -150,56 +97,6 @@ def _rows(good: str, rows: dict[str, tuple[str | bytes, str]]) -> list[bytes]:
     return [good.encode()] * max(1, len(texts) // 2) + [text for text in texts if len(text) < 100_000]
 
 
-def mutated(rng: random.Random, text: bytes, most: int = 200_000) -> bytes:
-    """``text`` after one to four edits: a byte changed, a part cut, repeated, replaced or added, the end cut off."""
-    for _ in range(rng.randint(1, 4)):
-        a, b = sorted(rng.randint(0, len(text)) for _ in range(2))
-        odd = as_bytes(rng.choice(ODD_TEXTS))
-        text = rng.choice(
-            (
-                text[:a] + bytes([rng.randrange(256)]) + text[a + 1 :],
-                text[:a] + text[b:],
-                text[:b] + text[a:b] * rng.choice([1, 2, 9]) + text[b:],
-                text[:a] + odd + text[a:],
-                text[:a] + odd + text[b:],
-                text[:a],
-            )
-        )[:most]
-    return text
-
-
-def changed(rng: random.Random, value: Any) -> Any:
-    """A copy of plain data with one value somewhere replaced, dropped, repeated or put under another name."""
-    if isinstance(value, dict) and value and rng.random() < 0.9:
-        name = rng.choice(list(value))
-        how = rng.random()
-        if how < 0.7:
-            return {**value, name: changed(rng, value[name])}
-        rest = {key: entry for key, entry in value.items() if key != name}
-        return rest if how < 0.85 else {**rest, rng.choice(("", "x", "step", "\ud800", name + " ")): value[name]}
-    if isinstance(value, list) and value and rng.random() < 0.8:
-        place = rng.randrange(len(value))
-        how = rng.random()
-        new = [changed(rng, value[place])] if how < 0.7 else [] if how < 0.85 else [value[place]] * 3
-        return [*value[:place], *new, *value[place + 1 :]]
-    return _near(rng, value)
-
-
-def _near(rng: random.Random, value: Any) -> Any:
-    """A value of the same type, or an odd one."""
-    if rng.random() < 0.5 or value is None:
-        return rng.choice(ODD_VALUES)
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        if not abs(value) < 1e200:
-            return 1
-        return value * rng.choice((-1, 0, 2, 3, 7, 0.5, 1e3, 10**6, 10**12)) + rng.choice((0, 0, 1, -1))
-    if isinstance(value, str):
-        return mutated(rng, as_bytes(value), 5_000).decode("utf-8", "replace")
-    return [value] * rng.choice((0, 2)) if isinstance(value, list) else {**value, "x": value}
-
-
 def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
@@ -208,17 +105,11 @@ def _yaml(value: Any) -> bytes:
     return as_bytes(yaml.safe_dump(value, sort_keys=False))
 
 
-def _changed_often(rng: random.Random, value: Any) -> Any:
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        value = changed(rng, value)
-    return value
-
-
 def _lines(rng: random.Random, records: list[Any]) -> bytes:
     """JSON lines, of which one or more are changed by value."""
     for _ in range(rng.choice((1, 1, 2))):
         place = rng.randrange(len(records))
-        records = [*records[:place], _changed_often(rng, records[place]), *records[place + 1 :]]
+        records = [*records[:place], changed_often(rng, records[place]), *records[place + 1 :]]
     return b"".join(_json(record) + b"\n" for record in records)
 
 
@@ -240,8 +131,8 @@ def _options(rng: random.Random) -> dict[str, Any]:
     fields = [field for field in dataclasses.fields(TrainOptions) if field.name != "task"]
     found: dict[str, Any] = {"task": rng.choice(SPECS), "model": "tiny"}
     for field in rng.sample(fields, rng.randint(0, 5)):
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore
-        found[field.name] = default if rng.random() < 0.3 else _near(rng, default)
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        found[field.name] = default if rng.random() < 0.3 else near(rng, default)
     return found
 
 
@@ -267,7 +158,7 @@ def _record_file(name: str) -> Any:
 
 
 def _studies(rng: random.Random) -> bytes:
-    return _yaml(_changed_often(rng, {**yaml.safe_load(STUDY), "sweep": {"learning_rate": [1e-5]}, "margin": 0.1}))
+    return _yaml(changed_often(rng, {**yaml.safe_load(STUDY), "sweep": {"learning_rate": [1e-5]}, "margin": 0.1}))
 
 
 def _problems(rng: random.Random) -> bytes:
@@ -405,7 +296,7 @@ KINDS: dict[str, tuple[int, Callable[[random.Random, str], Input]]] = {
             "kept/records/hard--grpo--s3.json",
             ["compare", "kept.yaml", "--no-run", "--report"],
             [_json(_record())],
-            lambda rng: _json(_changed_often(rng, _record())),
+            lambda rng: _json(changed_often(rng, _record())),
         ),
     ),
     "result": (

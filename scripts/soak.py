@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -91,7 +92,7 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return median((y[j] - y[i]) / (x[j] - x[i]) for i in range(len(x)) for j in range(i + 1, len(x)) if x[j] > x[i])
 
 
-def summary(readings: Sequence[Reading], warm_up: float) -> dict[str, object]:
+def summary(readings: Sequence[Reading], warm_up: float) -> dict[str, Any]:
     """What grew in each part after ``warm_up`` seconds, and the parts together."""
     parts = []
     for part in sorted({reading.part for reading in readings}):
@@ -118,7 +119,7 @@ def summary(readings: Sequence[Reading], warm_up: float) -> dict[str, object]:
             "record_bytes_per_step_last": _growth(kept[-third:]),
             "folder_bytes_per_step": slope(steps, [float(reading.folder_bytes) for reading in kept]),
         })  # fmt: skip
-    return {"hours": sum(float(part["hours"]) for part in parts), "parts": parts}  # type: ignore[arg-type]
+    return {"hours": sum(part["hours"] for part in parts), "parts": parts}
 
 
 def _rate(kept: Sequence[Reading]) -> float:
@@ -201,10 +202,10 @@ def main() -> int:
     return int(bool(broken(found)))
 
 
-def broken(found: dict[str, object]) -> list[str]:
+def broken(found: dict[str, Any]) -> list[str]:
     """The promises that a soak does not hold: sentences, printed to standard error."""
     said = []
-    for part in found["parts"]:  # type: ignore[attr-defined]
+    for part in found["parts"]:
         for who in ("trainer", "workers"):
             growth = part[f"{who}_mb_per_hour"]
             if growth >= 1.0:
@@ -214,7 +215,7 @@ def broken(found: dict[str, object]) -> list[str]:
         first, last = part["cpu_seconds_per_step_first"], part["cpu_seconds_per_step_last"]
         if last > 1.1 * first:
             said.append(f"part {part['part']}: CPU seconds a step from {first:.3f} to {last:.3f}")
-    if float(found["report_seconds"]) > 30:  # type: ignore[arg-type]
+    if found["report_seconds"] > 30:
         said.append(f"the report took {found['report_seconds']:.0f} s")
     for sentence in said:
         print(sentence, file=sys.stderr)

@@ -1,6 +1,7 @@
 """Bad input of the commands beside ``train``; see bad_inputs.py."""
 
-from bad_inputs import GOOD_LINE, Rows, Texts
+from bad_files import GOOD_LINE, Texts
+from bad_inputs import Rows
 
 ADDITION = ["../tiny", "--task", "addition"]
 BENCHMARK = ["../tiny", "--benchmark", "../good.jsonl"]

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from bad_inputs import CONFIGS, LINES, METHODS, PLAN, TRAIN, WORDS
+from bad_files import CONFIGS, LINES
+from bad_inputs import METHODS, PLAN, TRAIN, WORDS
 from bad_inputs_of_others import (
     BENCH,
     COMPARE,

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 import covgrpo.models as models
 from covgrpo.errors import UserError
-from covgrpo.models import builtin, resolve
+from covgrpo.models import PACKAGED_MODELS, builtin, resolve
 
 # --- loading -------------------------------------------------------------------------------------------------------
 
@@ -112,6 +112,9 @@ def test_adapter_of_a_built_in_model_finds_it_on_another_machine(conversions: li
     elsewhere = "/home/someone/.cache/covgrpo/models/smollm2-135m-b179c952"
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": elsewhere}))
     assert resolve._base_model(folder) == str(builtin.cached_folder(NAME))
+    elsewhere = "/home/someone/lib/python3.11/site-packages/covgrpo/models/traces-1m"
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": elsewhere}))
+    assert resolve._base_model(folder) == str(PACKAGED_MODELS["traces-1m"].folder)
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="names no base model"):
         resolve._base_model(folder)

@@ -133,13 +133,11 @@ def _base_model(folder: Path) -> str:
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not base or not isinstance(base, str):
         raise UserError(f"{folder / _ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
-    for name in BUILTIN_MODELS:
-        # An adapter trained elsewhere names the cache folder of that machine.
-        if Path(base).name == cached_folder(name).name:
-            return resolve_model(name)
-    if Path(base).name in PACKAGED_MODELS and not Path(base).is_dir():
-        return resolve_model(Path(base).name)
-    return resolve_model(base)
+    # An adapter trained elsewhere names the cache or the package of that machine.
+    folders = {cached_folder(name).name: name for name in BUILTIN_MODELS}
+    if not Path(base).is_dir():  # a folder of the user's own may have a packaged model's name
+        folders |= {name: name for name in PACKAGED_MODELS}
+    return resolve_model(folders.get(Path(base).name, base))
 
 
 def _merge_adapter(model: Any, folder: str, name: str) -> Any:
