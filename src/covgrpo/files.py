@@ -13,6 +13,7 @@ from covgrpo.errors import UserError
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # UTF-8 has no half of a character (a lone surrogate, from a JSON escape or a file's odd name): written as JSON does.
 _HALVES = "backslashreplace"
+MOST = 1e100  # in size, of a number of a file that is computed with: it can be drawn, squared and added up
 
 
 class JsonLine(NamedTuple):
@@ -73,6 +74,11 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise AmbiguousError(f"{text} is beyond the range of a float; write text in quotes")
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a file can be computed with: no truth value, no NaN, and at most ``MOST`` in size."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def load_json(path: Path) -> Any:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from covgrpo.errors import UserError
-from covgrpo.files import load_json, read_json_lines, user_path
+from covgrpo.files import MOST, load_json, read_json_lines, user_path
 
-MOST = 1e100  # in size, of a number that can be drawn, squared and added up
 _MOST_STEPS = 2**53  # whole numbers up to here are whole in the page as well
 _NAMED = 3  # damaged lines that are named one by one, for each file
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from covgrpo.report.reading import MOST, RunRecords
+from covgrpo.files import is_number
+from covgrpo.report.reading import RunRecords
 
 MOST_POINTS = 1500
 
@@ -25,9 +26,8 @@ class Curve:
 
 
 def number(value: Any) -> float | None:
-    """A record's value if it is a number that can be drawn and squared: no NaN, and at most ``MOST`` in size."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
-    return float(value) if usable else None
+    """A record's value if it is a number that can be drawn."""
+    return float(value) if is_number(value) else None
 
 
 def curve(runs: Sequence[RunRecords], key: str) -> Curve | None:

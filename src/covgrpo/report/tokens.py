@@ -4,7 +4,8 @@ from collections import defaultdict
 from operator import ne
 from typing import Any
 
-from covgrpo.report.reading import MOST, RunRecords
+from covgrpo.files import MOST
+from covgrpo.report.reading import RunRecords
 from covgrpo.report.series import number
 
 _HISTOGRAMS = 200  # positions of the slider

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-_MOST = 1e100  # in size, of a number that can be squared and added up
+from covgrpo.files import is_number
 
 
 def what_is_wrong(record: Mapping[str, Any]) -> str | None:
@@ -20,7 +20,7 @@ def _of_curves(curves: Any) -> str | None:
     if not isinstance(curves, dict) or not all(isinstance(values, list) for values in curves.values()):
         return "curves is no object of lists"
     for name, values in curves.items():
-        if not all(value is None or _is_number(value) for value in values):
+        if not all(value is None or is_number(value) for value in values):
             return f"curve {name!r} holds what is neither a number nor null"
     if len({len(values) for values in curves.values()}) > 1:
         return "its curves differ in length"
@@ -49,13 +49,13 @@ def _of_result(result: Any) -> str | None:
     samples = samples if _is_whole(samples) and samples >= 1 else 0
     entropy, rates = result.get("entropy"), result.get("pass", {})
     whole = {
-        "temperature is no number": _is_number(result.get("temperature")),
-        "accuracy is no number": _is_number(result.get("accuracy")),
-        "entropy is neither a number nor null": entropy is None or _is_number(entropy),
+        "temperature is no number": is_number(result.get("temperature")),
+        "accuracy is no number": is_number(result.get("accuracy")),
+        "entropy is neither a number nor null": entropy is None or is_number(entropy),
         "samples is no whole number above 0": samples,
         "correct is no list of counts": _are_counts(result.get("correct", [0]), samples),
         "majority_correct is no list of zeros and ones": _are_counts(result.get("majority_correct", [0]), 1),
-        "pass is no object of numbers": isinstance(rates, dict) and all(map(_is_number, rates.values())),
+        "pass is no object of numbers": isinstance(rates, dict) and all(map(is_number, rates.values())),
     }
     return next((text for text, holds in whole.items() if not holds), None)
 
@@ -64,9 +64,5 @@ def _are_counts(values: Any, most: int) -> bool:
     return isinstance(values, list) and bool(values) and all(_is_whole(n) and 0 <= n <= most for n in values)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
-
-
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and _is_number(value)
+    return isinstance(value, int) and is_number(value)
