@@ -149,9 +149,14 @@ class Bench:
         run(folder, TRAIN, signals=[(wait_s, signal.SIGKILL)])
         return f"after {wait_s:.2f} s", self.goes_on(folder)
 
-    def killed_at_operation(self, rng: random.Random, index: int) -> tuple[str, Outcome]:
-        """SIGKILL right after an operation on a file; every other time a write is cut in half."""
+    def killed_at_operation(self, rng: random.Random, index: int, many: int) -> tuple[str, Outcome]:
+        """SIGKILL right after an operation on a file; every other time a write is cut in half.
+
+        The operation is drawn; with as many trials as there are operations or more (``many``), each has its turn.
+        """
         folder, n = self._place("trial"), rng.randint(1, self.operations)
+        if many >= self.operations:
+            n = index % self.operations + 1
         mode = KILL_TORN if index % 2 else KILL_AFTER
         ended = run(folder, TRAIN, self._arm(folder / "run", mode, n))
         where = f"operation {n} of {self.operations}{', torn' if index % 2 else ''}"

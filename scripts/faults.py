@@ -44,7 +44,11 @@ def campaigns(args: argparse.Namespace, bench: fault_cases.Bench) -> Iterator[Ca
     rng = random.Random(args.seed)  # noqa: S311 (chooses moments, keeps no secret)
     counted: list[tuple[str, int, Callable[[int], tuple[str, fault_cases.Outcome]]]] = [
         ("train: SIGKILL at a random moment", args.moments, lambda i: bench.killed_at_moment(rng)),
-        ("train: SIGKILL after one file operation", args.operations, lambda i: bench.killed_at_operation(rng, i)),
+        (
+            "train: SIGKILL after one file operation",
+            args.operations,
+            lambda i: bench.killed_at_operation(rng, i, args.operations),
+        ),
         ("train: disk full from one write on", args.full, lambda i: bench.full(rng)),
         ("train: two SIGTERM in a row", args.terms, lambda i: bench.terminated_twice(rng)),
         ("eval --records: SIGKILL after one file operation", args.evals, lambda i: bench.eval_killed(rng, i)),
