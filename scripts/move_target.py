@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from covgrpo.errors import UserError
-from covgrpo.files import replacing
+from covgrpo.files import load_json, replacing
 from covgrpo.runs.record.folder import RunFolder
 
 
@@ -21,8 +21,12 @@ def move_target(run: Path, factor: float) -> tuple[float, float]:
     """Multiply the target in the run's last checkpoint by ``factor``: returns the old and the new one, nats.
 
     Raises:
-        UserError: no checkpoint, one of another method, or none with a target yet.
+        UserError: no checkpoint, one of another method, or none with a target yet; or the run was given its target,
+            which it would take again.
     """
+    options = load_json(RunFolder(run).config)["options"] if RunFolder(run).config.exists() else {}
+    if "target" in (options.get("weighting_kwargs") or {}):
+        raise UserError(f"{run} was given its target in weighting_kwargs and takes it again when it goes on.")
     checkpoint = RunFolder(run).latest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint.")

@@ -247,7 +247,7 @@ def test_the_table(tmp_path, capsys):
     files = [
         result(tmp_path / f"{i}.json", label, name, value)
         for i, (label, name, value) in enumerate(
-            [("my gaussian", f"../data/{name}.jsonl", 0.5) for name in BENCHMARKS] + [("grpo", "math500", 0.8)]
+            [("my gaussian", f"../data/{name}.jsonl", 0.5) for name in BENCHMARKS] + [("grpo-baseline", "math500", 0.8)]
         )
     ]
     assert main(["table", *files, "--paper", "1.5b"]) == 0
@@ -257,7 +257,7 @@ def test_the_table(tmp_path, capsys):
     assert lines[3].endswith("| 0.800 [0.700, 0.900] |  |  |  |  |")
     assert "| paper: gaussian | 0.300 | 0.870 | 0.775 | 0.298 | 0.520 | 0.553 |" in lines
     assert any(line.startswith("| my gaussian less paper: gaussian | 0.200 [0.100, 0.300] |") for line in lines)
-    assert any(line.startswith("| grpo less paper: grpo |  | -0.050 [-0.150, 0.050] |") for line in lines)
+    assert any(line.startswith("| grpo-baseline less paper: grpo |  | -0.050 [-0.150, 0.050] |") for line in lines)
     assert main(["table", *files, "--csv"]) == 0
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert rows[0][0] == "model" and rows[1][0] == "my gaussian" and len(rows) == 3

@@ -19,6 +19,7 @@ from core_cases import (
     close,
 )
 
+import covgrpo.core.tokens
 from covgrpo import gaussian_weights, token_covariance
 
 
@@ -180,3 +181,15 @@ def test_wrong_argument_is_named(function, name, value, shows_shape):
         function(*replace(GOLDEN, **{name: value}).args())
     if shows_shape:
         assert re.search(rf"\b{name}\b.*{re.escape(str(tuple(value.shape)))}", str(error.value))
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["unsigned", "far apart"])
+def test_group_ids_whose_differences_wrap(monkeypatch, apart):
+    """Any integers in any order: a batch in parts must not be cut through its groups."""
+    monkeypatch.setitem(covgrpo.core.tokens._PART_TOKENS, "cpu", 64)
+    torch.manual_seed(0)
+    logps, advantages, mask = -torch.rand(24, 8), torch.randn(24), torch.ones(24, 8)
+    plain = torch.tensor([1] * 15 + [0] * 9)
+    ids = torch.where(plain == 1, 7 * 10**18, -7 * 10**18) if apart else plain.to(torch.uint8)
+    expected = gaussian_weights(logps, advantages, mask, plain)
+    assert torch.equal(gaussian_weights(logps, advantages, mask, ids), expected)

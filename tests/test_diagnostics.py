@@ -232,3 +232,35 @@ def test_run_writer_beside_stock_trl(tmp_path):
     run = shown.runs[0]
     assert len(run["histograms"]["frames"]) == 2 and sum(token["count"] for token in run["damped"]) == 10
     assert all(entry["tokens"] for entry in run["completions"])
+
+
+def written(folder, steps, seed, resume=None, **options):
+    trainer = ours(folder, rollouts=scripted_rollouts(seed), max_steps=steps, **options)
+    trainer.add_callback(RunWriter(trainer))
+    trainer.train(resume_from_checkpoint=resume)
+
+
+def steps_in(folder, name="metrics.jsonl"):
+    return [json.loads(line)["step"] for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_script_that_is_run_again_puts_the_records_of_the_first_run_aside(tmp_path, caplog):
+    written(tmp_path / "out", 3, seed=5)
+    written(tmp_path / "out", 2, seed=7)
+    assert steps_in(tmp_path / "out") == steps_in(tmp_path / "out", "histograms.jsonl") == [1, 2]
+    assert steps_in(tmp_path / "out" / "earlier-1") == [1, 2, 3]
+    assert "holds the records of another run" in caplog.text
+
+
+def test_a_script_goes_on_from_a_checkpoint_and_its_records_too(tmp_path):
+    """Also where the last record was cut in half; what came after the checkpoint is trained, and recorded, again."""
+    out, saving = tmp_path / "out", {"save_strategy": "steps", "save_steps": 2}
+    written(out, 3, seed=5, **saving)
+    (out / "checkpoint-3").rename(tmp_path / "lost")  # the end of the first run
+    for name in ("metrics.jsonl", "histograms.jsonl"):
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(content[:-30])
+    written(out, 4, seed=5, resume=True, **saving)
+    for name in ("metrics.jsonl", "histograms.jsonl"):
+        assert steps_in(out, name) == [1, 2, 3, 4]
+    assert sorted(steps_in(out, "samples.jsonl")) == steps_in(out, "samples.jsonl")

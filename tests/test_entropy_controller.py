@@ -168,3 +168,21 @@ def test_the_scheme_makes_its_controller():
     scheme = get_weighting("hold_entropy", target=0.4, bound=3.0, kappa=0.5)
     assert scheme.controller() == EntropyController(target=0.4, bound=3.0, kappa=0.5)
     assert dataclasses.replace(scheme, kappa=2.0).kappa == 2.0
+
+
+def test_what_is_asked_for_in_mid_run():
+    """Another target or fraction counts from there on; none leaves the target that is held."""
+    plant, controller = PLANTS["as on traces"], EntropyController()
+    plant.run(controller, steps=60)
+    measured = controller.target
+    controller.target = 0.8 * measured  # as scripts/move_target.py
+    controller.ask(None, 1.0, 3.0)
+    assert controller.target == 0.8 * measured and controller.bound == 3.0
+    controller.ask(None, 0.5, 3.0)
+    assert controller.target == pytest.approx(0.5 * measured)
+    controller.ask(0.4, 1.0, 3.0)
+    assert controller.target == 0.4
+    young = EntropyController()
+    young.observe(0.3, 1e-4, 0.02)
+    young.ask(None, 0.5, 8.0)
+    assert young.target is None and young.fraction == 0.5, "measured in the first steps, as ever"

@@ -44,3 +44,11 @@ def test_a_run_without_a_target_is_refused_and_left_as_it_was(tmp_path, state, f
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no checkpoint"):
         move_target(tmp_path, 0.8)
+
+
+def test_a_run_that_was_given_its_target_is_refused(tmp_path, state):
+    """It would take that target again when it goes on."""
+    state.write_text(json.dumps({"entropy_hold": {"controller": {"target": 0.3}}}))
+    (tmp_path / "config.json").write_text(json.dumps({"options": {"weighting_kwargs": {"target": 0.3}}}))
+    with pytest.raises(UserError, match="was given its target in weighting_kwargs"):
+        move_target(tmp_path, 0.8)

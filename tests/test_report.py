@@ -326,3 +326,37 @@ def test_few_seeds_say_nothing_on_which_is_better():
     assert conclusions({"a": three, "b": three})[-1].startswith("The bands are extremes over seeds, no intervals")
     idle = records([0.0] * 30, frac_reward_zero_std=1.0)
     assert of("a", idle)[0].startswith("a: nothing was learnt in 30 steps")
+
+
+# --- which runs are one set-up ---------------------------------------------------------------------------------------
+
+
+def labels_of(*runs):
+    return [(group.label, len(group.runs)) for group in collect([read_run(*run) for run in runs]).groups]
+
+
+def as_options(folder, **options):
+    config = json.loads((folder / "config.json").read_text())
+    config["options"] |= options
+    (folder / "config.json").write_text(json.dumps(config))
+    return (folder,)
+
+
+def test_methods_of_one_weighting_are_apart(tmp_path):
+    runs = [
+        as_options(make_run(tmp_path / f"{i}"), method=method, weighting=weighting)
+        for i, (method, weighting) in enumerate(
+            [("gaussian", None), ("gaussian", "gaussian"), ("dr_grpo", "gaussian"), ("gaussian", "prob")]
+        )
+    ]
+    assert labels_of(*runs) == [("gaussian", 2), ("dr_grpo + gaussian", 1), ("prob", 1)]
+
+
+def test_outputs_of_one_name_are_apart_and_runs_of_one_label_are_not(tmp_path):
+    """A TRL script leaves no options by which to tell its runs apart."""
+    first, second = (make_run(tmp_path / name / "out") for name in ("a", "b"))
+    for folder in (first, second):
+        (folder / "config.json").unlink()
+    assert labels_of((first,), (second,)) == [("a/out", 1), ("b/out", 1)]
+    assert labels_of((first,)) == [("out", 1)]
+    assert labels_of((first, "out"), (second, "out")) == [("out", 2)]

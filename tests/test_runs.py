@@ -121,7 +121,8 @@ def test_differences() -> None:
     ]
     assert differences({"a": 1}, {"a": True}) == [("a", 1, True)]
     assert differences({"a": 1}, {"a": 1.0}) == []
-    assert differences({"a": {}}, {"a": {"b": 1}}) != []
+    assert differences({"a": {}}, {"a": {"b": 1}}) == [("a.b", "(absent)", 1)]
+    assert differences({"a": {}}, {"a": {"b": 1}}, ignore={"a.b"}) == [], "an empty mapping is no value of its own"
     assert differences({"ab": 1, "a": {"b": 1}}, {"ab": 2, "a": {"b": 2}}, ignore={"a"}) == [("ab", 1, 2)]
 
 

@@ -9,7 +9,8 @@ from study_cases import STUDY, made_study, write_records
 
 from covgrpo.errors import UserError
 from covgrpo.studies import read_records, read_study
-from covgrpo.studies.records import adopt
+from covgrpo.studies.records import adopt, record_path
+from covgrpo.studies.run_process import Job, run_job
 from covgrpo.trl.methods import METHODS
 
 # --- which runs ----------------------------------------------------------------------------------------------------
@@ -185,3 +186,20 @@ def test_records_of_the_same_runs_are_taken_over(tmp_path):
     assert adopt("longer", tmp_path / "none", longer.runs, old) == []
     with pytest.raises(UserError, match="holds no records"):
         adopt("again", new, study.runs, tmp_path)
+
+
+def test_a_run_in_work_of_other_options_is_refused(tmp_path):
+    """It would go on, and its record would claim the new options for all of its steps."""
+    study = made_study(tmp_path)
+    spec = study.runs[0]
+    job = Job.of(study.name, spec, tmp_path / "work", record_path(tmp_path, spec))
+    run = tmp_path / "work" / "run"
+    run.mkdir(parents=True)
+    for name, before in (("steps", 10), ("threads", 2), ("max_prompt_length", 9)):
+        options = {**json.loads(job.to_json())["options"], name: before}
+        (run / "config.json").write_text(json.dumps({"options": options}))
+        with pytest.raises(
+            UserError, match=f"{run} was made with {name} = {before} and the study now says .*remove the"
+        ):
+            run_job(job)
+    assert (run / "config.json").exists() and not record_path(tmp_path, spec).exists()

@@ -36,7 +36,8 @@ def trainer_base():
             return batch
 
         def _save_checkpoint(self):
-            (Path(self.config["trainer"].default_local_dir) / f"global_step_{self.global_steps}").mkdir(parents=True)
+            folder = Path(self.config["trainer"].default_local_dir) / f"global_step_{self.global_steps}"
+            folder.mkdir(parents=True, exist_ok=True)
 
         def _load_checkpoint(self):
             self.global_steps = self.config["trainer"].latest
@@ -66,7 +67,8 @@ def legacy():
             return self._update_actor(data).meta_info["metrics"]
 
         def _save_checkpoint(self):
-            (Path(self.config["trainer"].default_local_dir) / f"global_step_{self.global_steps}").mkdir(parents=True)
+            folder = Path(self.config["trainer"].default_local_dir) / f"global_step_{self.global_steps}"
+            folder.mkdir(parents=True, exist_ok=True)
 
         def _load_checkpoint(self):
             self.global_steps = self.config["trainer"].latest
@@ -331,6 +333,39 @@ def test_a_held_entropy_goes_on_from_verls_checkpoint(tmp_path, make_module):
     saved.unlink()
     with pytest.raises(UserError, match=r"covgrpo_entropy_hold\.json: the entropy controller's state cannot be read"):
         build(holding(tmp_path, latest=12))._load_checkpoint()
+
+
+@pytest.mark.parametrize("make_module", [trainer_base, legacy])
+def test_a_resumed_run_holds_the_target_that_it_is_given(tmp_path, make_module):
+    module = make_module()
+    seams.watch(module, by_variable=True)
+    build = module.PPOTrainer if hasattr(module, "PPOTrainer") else module.RayPPOTrainer
+    first = build(holding(tmp_path))
+    advance(module, first, range(12))
+    first.global_steps = 12
+    first._save_checkpoint()
+    chosen = holding(tmp_path, latest=12)
+    chosen["algorithm"]["covgrpo"]["weighting_kwargs"] = {"target": 0.123, "bound": 2.0}
+    second = build(chosen)
+    second._load_checkpoint()
+    seams_function = getattr(module, "compute_advantage_for_multi_trajectories", None) or module.compute_advantage
+    controller = seams_function.hold.controller
+    assert (controller.target, controller.bound, controller.measured) == (0.123, 2.0, 12)
+
+
+@pytest.mark.parametrize("make_module", [trainer_base, legacy])
+def test_the_state_is_there_before_verl_points_at_the_checkpoint(tmp_path, monkeypatch, make_module):
+    """verl calls callbacks on the folder, and names it as the latest, while it saves."""
+    module = make_module()
+    trainer_class = module.PPOTrainer if hasattr(module, "PPOTrainer") else module.RayPPOTrainer
+    saved = tmp_path / "global_step_12" / seams.STATE_FILE
+    seen = []
+    monkeypatch.setattr(trainer_class, "_save_checkpoint", lambda self: seen.append(saved.exists()))
+    seams.watch(module, by_variable=True)
+    trainer = trainer_class(holding(tmp_path))
+    trainer.global_steps = 12
+    trainer._save_checkpoint()
+    assert seen == [True]
 
 
 def test_without_a_controller_checkpoints_are_verls_own(tmp_path):

@@ -18,11 +18,15 @@ The metrics of ``docs/metrics.md`` then go to every logger of the trainer, and `
 from pathlib import Path
 from typing import Any
 
+from accelerate.logging import get_logger
+
 from covgrpo.runs.record.folder import RunFolder
 from covgrpo.runs.record.recorder import RunRecorder, StopRequest
 from covgrpo.trl.diagnostics import TokenDiagnostics
 
 __all__ = ["RunWriter", "TokenDiagnostics"]
+
+logger = get_logger(__name__)
 
 
 class RunWriter(RunRecorder):
@@ -51,3 +55,12 @@ class RunWriter(RunRecorder):
             tokens_per_step,
             trainer=trainer,
         )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on from the records up to the step that training goes on from; another run's are put aside."""
+        if self.run is not None:
+            if state.global_step:
+                self.run.truncate_after(state.global_step)
+            elif (aside := self.run.put_records_aside()) is not None:
+                logger.warning(f"{self.run.path} holds the records of another run: they are in {aside} now.")
+        super().on_train_begin(args, state, control, **kwargs)

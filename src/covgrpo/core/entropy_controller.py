@@ -111,6 +111,23 @@ class EntropyController:
         dd += (FORGETTING * self.unit) ** 2
         self.errors = [[HH, He, Hd], [He, ee, ed], [Hd, ed, dd]]
 
+    def ask(self, target: float | None, fraction: float, bound: float) -> None:
+        """Take what is asked for in mid-run.
+
+        Without a ``target`` the one that is held stays, unless the fraction changes.
+
+        Args:
+            target: see :class:`EntropyController`.
+            fraction: likewise.
+            bound: likewise.
+
+        """
+        if target is not None:
+            self.target = target
+        elif fraction != self.fraction and self.measured >= WARM_UP:
+            self.target = fraction * self.first_sum / WARM_UP
+        self.fraction, self.bound = fraction, bound
+
     def state_dict(self) -> dict[str, object]:
         """Return everything as plain numbers and lists; floats survive JSON to the last bit."""
         return dataclasses.asdict(self)

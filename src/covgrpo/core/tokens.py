@@ -211,7 +211,8 @@ def parts_of(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor 
     if group_ids is None or num_rows * length <= most:
         yield Tokens(logps, advantages, mask, group_ids)
         return
-    order = None if (group_ids.diff() >= 0).all() else group_ids.argsort(stable=True)
+    # Compared, not subtracted: differences of unsigned or far ids would wrap.
+    order = None if (group_ids[1:] >= group_ids[:-1]).all() else group_ids.argsort(stable=True)
     sizes = torch.unique(group_ids, return_counts=True)[1].tolist()
     for start, end in _runs(sizes, max(1, most // length)):
         rows = slice(start, end) if order is None else order[start:end]

@@ -106,11 +106,13 @@ class EntropyHold:
         return {"controller": self.controller.state_dict(), "reached": self._reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state, with the target and the bound that the scheme asks for now.
 
         Raises:
             ValueError: it is another version's.
 
         """
+        asked: EntropyController = self.scheme.controller()
         self.controller = EntropyController.from_state(state["controller"])
+        self.controller.ask(asked.target, asked.fraction, asked.bound)
         self._reached = [(mean, tokens) for mean, tokens in state["reached"]]

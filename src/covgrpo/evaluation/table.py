@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,8 @@ def _minus(a: float | None, b: float) -> float | None:
 
 def _method(label: str, size: str) -> str | None:
     text = label.lower().replace("-", "_")
-    return next((method for method in sorted(PAPER[size], key=len, reverse=True) if method in text), None)
+    methods = sorted(PAPER[size], key=len, reverse=True)  # the longest: a name may hold another
+    return next((method for method in methods if re.search(rf"(?<![a-z0-9]){method}(?![a-z0-9])", text)), None)
 
 
 def table_cells(rows: Sequence[Row]) -> list[list[str]]:

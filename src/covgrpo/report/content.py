@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from covgrpo.report.conclusion import conclusions
@@ -112,15 +113,34 @@ def _grouped(runs: Sequence[RunRecords]) -> list[Group]:
     """Runs that differ in nothing but the seed form a group; so do runs that were given one label."""
     keys: dict[str, list[RunRecords]] = {}
     differing = _differing_options(runs)
+    unknown = _names_apart([run.path for run in runs if not run.labelled and not run.options])
     for run in runs:
-        if run.options and run.label == run.path.resolve().name:
-            name = str(run.options.get("weighting") or run.options.get("method"))
-            shown = [f"{key}={run.options.get(key)}" for key in differing]
-            key = ", ".join([name, *shown])
-        else:
+        if run.labelled:
             key = run.label
+        elif run.options:
+            key = ", ".join([_scheme(run.options), *(f"{name}={run.options.get(name)}" for name in differing)])
+        else:
+            key = unknown.get(run.path, run.label)
         keys.setdefault(key, []).append(run)
     return [Group(key, members) for key, members in keys.items()]
+
+
+def _scheme(options: dict[str, Any]) -> str:
+    """The method; with another weighting than its own both, but for `gaussian`, which sets nothing else."""
+    method, weighting = str(options.get("method")), options.get("weighting")
+    if weighting in (None, method):
+        return method
+    return str(weighting) if method == "gaussian" else f"{method} + {weighting}"
+
+
+def _names_apart(paths: Sequence[Path]) -> dict[Path, str]:
+    """As many of the last parts of each path as tell them apart: two scripts' ``out`` are two set-ups."""
+    whole = {path: path.resolve().parts for path in paths}
+    for count in range(1, max(map(len, whole.values()), default=0) + 1):
+        names = {path: str(Path(*parts[-count:])) for path, parts in whole.items()}
+        if len(set(names.values())) == len(set(whole.values())):
+            return names
+    return {}
 
 
 def _differing_options(runs: Sequence[RunRecords]) -> list[str]:

@@ -21,7 +21,11 @@ def save_figures(content: Content, folder: Path, formats: Iterable[str] = ("png"
     figures = {_name(key): _curves(content, key, title, unit) for key, title, unit in CURVES if key in content.curves}
     for run in content.runs:
         if run["histograms"]:
-            figures[f"histograms-{_name(run['label'])}"] = _histograms(run)
+            name = wanted = f"histograms-{_name(run['label'])}"
+            count = 1
+            while name in figures:  # runs of one label
+                name, count = f"{wanted}-{count + 1}", count + 1
+            figures[name] = _histograms(run)
     if any(content.entropy_changes):
         figures["entropy-change"] = _entropy_changes(content)
     saved = []

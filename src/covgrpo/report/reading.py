@@ -20,6 +20,7 @@ class RunRecords:
     Args:
         path: the run's folder.
         label: what the report calls it.
+        labelled: by the user, so that runs of one label belong together.
         config: ``config.json``, or empty.
         evaluation: ``eval.json``, or empty.
         metrics: one record a step, by step; NaN, infinities and numbers beyond 1e100 are ``None``.
@@ -33,6 +34,7 @@ class RunRecords:
     evaluation: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    labelled: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def read_run(path: str | Path, label: str | None = None) -> RunRecords:
                 "trainer.add_callback(RunWriter(trainer)), from covgrpo.callbacks."
             )
         raise UserError(f"{folder} holds no metrics.jsonl; a report needs the folder of a run.")
-    run = RunRecords(folder, label or folder.resolve().name)
+    run = RunRecords(folder, label or folder.resolve().name, labelled=bool(label))
     run.config = _json_object(folder / "config.json", run.skipped.append)
     run.evaluation = _json_object(folder / "eval.json", run.skipped.append)
     # A resumed run may have written a step twice: the later record counts.

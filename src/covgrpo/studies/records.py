@@ -12,7 +12,8 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.files import load_json, replacing, writing
 from covgrpo.runs.options import TrainOptions
-from covgrpo.runs.record.folder import RunFolder, differences
+from covgrpo.runs.record.folder import RunFolder
+from covgrpo.runs.record.json_values import differences
 from covgrpo.studies.record_check import what_is_wrong
 from covgrpo.studies.spec import RunSpec
 
@@ -158,17 +159,41 @@ def _check_same(path: Path, record: Record, spec: RunSpec) -> None:
     for name in ("regime", "method", "seed"):
         if (theirs := getattr(record, name)) != (ours := getattr(spec, name)):
             raise UserError(f"{path} is the record of another run: its {name} is {theirs!r} and the study's {ours!r}.")
-    for key, before, now in differences(record.options, _changed(spec.options)):
+    _check_options(path, record.options, spec, "remove the record")
+
+
+def check_in_work(run: RunFolder, spec: RunSpec) -> None:
+    """Check that a run which has been started is the one that the study asks for now.
+
+    Raises:
+        UserError: it was started with other options; names the folder, the option and both values.
+    """
+    try:
+        options = _without_defaults(load_json(run.config)["options"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # resuming says what is wrong with the file
+    _check_options(run.path, options, spec, "remove the folder to begin the run anew")
+
+
+def _check_options(path: Path, made_with: dict[str, Any], spec: RunSpec, way_out: str) -> None:
+    for key, before, now in differences(made_with, _changed(spec.options)):
         raise UserError(
             f"{path} was made with {key} = {json.dumps(before)} and the study now says {json.dumps(now)}; "
-            "remove the record, or give the study another name."
+            f"{way_out}, or give the study another name."
         )
 
 
 def _changed(options: TrainOptions) -> dict[str, Any]:
+    return _without_defaults(dataclasses.asdict(options))
+
+
+def _without_defaults(options: dict[str, Any]) -> dict[str, Any]:
     default = dataclasses.asdict(TrainOptions())
-    mine = dataclasses.asdict(options)
-    return {name: value for name, value in mine.items() if value != default[name] and name not in _NEUTRAL}
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in default or (value != default[name] and name not in _NEUTRAL)
+    }
 
 
 def _thinned(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:

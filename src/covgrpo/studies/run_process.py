@@ -69,10 +69,12 @@ def run_job(job: Job, say: Any = lambda message: None) -> int:
 def _train(job: Job, folder: Path, record: Path, say: Any) -> int:
     from covgrpo.runs.record.folder import RunFolder
     from covgrpo.runs.train import Watcher, run_training
-    from covgrpo.studies.records import keep
+    from covgrpo.studies.records import check_in_work, keep
 
     started = (folder / "config.json").exists()
-    if not started:
+    if started:
+        check_in_work(RunFolder(folder), _spec(job))
+    else:
         shutil.rmtree(folder, ignore_errors=True)  # what a process left that was killed before it began
     values = {**job.options, "output": str(folder), "resume": started}
     options = options_from_dict(values, f"run {job.regime} {job.method} seed {job.seed}")

@@ -126,11 +126,12 @@ def _keep_state(trainer: Any, weighted: WeightedAdvantages) -> None:
 
     @functools.wraps(save)
     def _save_checkpoint(*args: Any, **kwargs: Any) -> Any:
-        result = save(*args, **kwargs)
+        # Before verl's own files: its callbacks see the folder, and its pointer names it, as soon as those are there.
         path = _checkpoint(trainer) / STATE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(json.dumps(hold.state_dict()))
-        return result
+        return save(*args, **kwargs)
 
     @functools.wraps(load)
     def _load_checkpoint(*args: Any, **kwargs: Any) -> Any:

@@ -2,13 +2,11 @@
 
 ``config.json`` (what the run was asked to do), ``environment.json`` (what it ran on), ``metrics.jsonl``,
 ``samples.jsonl``, ``tokens.jsonl``, ``histograms.jsonl`` and ``evaluations.jsonl`` (one record a line, each with its
-``step``),
-``checkpoint-N/``, ``model/`` (the end result), and ``resume-N.json`` (configuration and environment of the N-th
-resumption). Standard library only.
+``step``), ``checkpoint-N/``, ``model/`` (the end result), and ``resume-N.json`` (configuration and environment of the
+N-th resumption). Standard library only.
 """
 
 import json
-import math
 import os
 import re
 import tempfile
@@ -21,8 +19,8 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.files import load_json, read_json_lines, replacing, user_path
 from covgrpo.runs.record.checkpoint import is_complete, is_complete_of_first, lacking_of_others
+from covgrpo.runs.record.json_values import differences, plain, shown
 
-_ABSENT = "(absent)"
 _PROBE_BYTES = 1 << 20
 # What a process may leave that was killed before it had written config.json, or while it wrote a file anew.
 _TORN_START = re.compile(r"environment\.json|\.[a-z]+(-\d+)?\.jsonl?\.\d+\.tmp|\.probe-.*")
@@ -63,9 +61,9 @@ class RunFolder:
 
         run = cls(user_path(path))
         run._check_target(resume)
-        plain = _plain(config)
+        values = plain(config)
         if resume:
-            run._check_same(plain, ignore)
+            run._check_same(values, ignore)
         with _named_errors(run.path):
             made = not run.path.exists()
             run.path.mkdir(parents=True, exist_ok=True)
@@ -73,7 +71,7 @@ class RunFolder:
                 run._take(resume)
             try:
                 _probe(run.path)
-                run._write_start(plain, describe_environment(), resume)
+                run._write_start(values, describe_environment(), resume)
             except BaseException:
                 if made:
                     run.discard()
@@ -135,7 +133,7 @@ class RunFolder:
         """
         target = self.path / name
         with _named_errors(self.path), replacing(target) as file:
-            file.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         return target
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
@@ -183,6 +181,22 @@ class RunFolder:
         for path in self._record_files():
             if path.exists():
                 self._rewrite(path, lambda record: (record.get("step") or 0) <= step)
+
+    def put_records_aside(self) -> Path | None:
+        """Moves the records of an earlier run into ``earlier-N``, a folder of their own; None where there are none.
+
+        Raises:
+            UserError: no permission.
+        """
+        records = [path for path in self._record_files() if path.exists()]
+        if not records:
+            return None
+        with _named_errors(self.path):
+            aside = self.path / f"earlier-{1 + sum(1 for _ in self.path.glob('earlier-*'))}"
+            aside.mkdir()
+            for path in records:
+                path.rename(aside / path.name)
+        return aside
 
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, by step: folders ``checkpoint-N`` with all parts, and these whole."""
@@ -235,7 +249,7 @@ class RunFolder:
 
     def _append(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         # All lines before any write: a record that has no JSON form leaves the file as it was.
-        text = "".join(json.dumps(_plain(r), ensure_ascii=False, allow_nan=False) + "\n" for r in records)
+        text = "".join(json.dumps(plain(r), ensure_ascii=False, allow_nan=False) + "\n" for r in records)
         with _named_errors(self.path), path.open("a", encoding="utf-8") as file:
             file.write(text)  # closing flushes
 
@@ -291,7 +305,7 @@ class RunFolder:
             raise UserError(f"cannot read {self.config} ({error}); choose another --output") from error
         for key, before, now in differences(old, config, ignore):
             raise UserError(
-                f"cannot resume {self.path}: its {key} is {_shown(before)} and now {_shown(now)}; "
+                f"cannot resume {self.path}: its {key} is {shown(before)} and now {shown(now)}; "
                 "choose another --output or the same settings"
             )
 
@@ -306,55 +320,6 @@ class RunFolder:
         # environment.json first: config.json marks the folder as a run.
         self.write_json("environment.json", environment)
         self.write_json("config.json", config)
-
-
-def differences(old: Any, new: Any, ignore: Collection[str] = ()) -> list[tuple[str, Any, Any]]:
-    """Where two configurations differ: ``(dotted key, old value, new value)``, in the order of ``old``, then ``new``.
-
-    Both are compared in their JSON form, so a tuple equals a list. ``ignore`` holds dotted keys; ``"trainer"`` covers
-    ``trainer.seed`` too. A key that is on one side only has the value ``"(absent)"`` on the other.
-    """
-    flat_old, flat_new = dict(_flat(_plain(old))), dict(_flat(_plain(new)))
-    found = []
-    for key in dict.fromkeys([*flat_old, *flat_new]):
-        before, now = flat_old.get(key, _ABSENT), flat_new.get(key, _ABSENT)
-        # 1, 1.0 and True are equal in Python; only the last is another setting.
-        same = before == now and isinstance(before, bool) == isinstance(now, bool)
-        if not same and not any(key == i or key.startswith(f"{i}.") for i in ignore):
-            found.append((key, before, now))
-    return found
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and (value or not prefix):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, value
-
-
-def _shown(value: Any) -> str:
-    text = value if value is _ABSENT else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _plain(value: Any) -> Any:
-    """``value`` in JSON's types: NaN and infinities null, paths text, NumPy and torch scalars and arrays as numbers."""
-    if hasattr(value, "tolist"):  # a NumPy or torch scalar gives a number, an array lists
-        value = value.tolist()
-    elif isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    elif isinstance(value, set | frozenset):
-        value = sorted(value, key=str)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    raise TypeError(f"a run's record cannot hold a {type(value).__name__}: {value!r}")
 
 
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
