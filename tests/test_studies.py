@@ -1,8 +1,10 @@
 """Studies: which runs they make, and which records they have."""
 
+import fcntl
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 from study_cases import STUDY, made_study, write_records
@@ -10,7 +12,7 @@ from study_cases import STUDY, made_study, write_records
 from covgrpo.errors import UserError
 from covgrpo.studies import read_records, read_study
 from covgrpo.studies.records import adopt, record_path
-from covgrpo.studies.run_process import Job, run_job
+from covgrpo.studies.run_process import BUSY, Job, run_job
 from covgrpo.trl.methods import METHODS
 
 # --- which runs ----------------------------------------------------------------------------------------------------
@@ -203,3 +205,24 @@ def test_a_run_in_work_of_other_options_is_refused(tmp_path):
         ):
             run_job(job)
     assert (run / "config.json").exists() and not record_path(tmp_path, spec).exists()
+
+
+@pytest.mark.parametrize(("held_s", "code"), [(0.3, 0), (5.0, BUSY)], ids=["ending", "at work"])
+def test_a_process_that_is_just_ending_is_waited_for(tmp_path, monkeypatch, held_s, code):
+    """As after a study was killed and started again at once; its run is finished, so that there is nothing to train."""
+    monkeypatch.setattr("covgrpo.studies.run_process._ENDING_S", 1.0)
+    study = made_study(tmp_path)
+    spec = study.runs[0]
+    job = Job.of(study.name, spec, tmp_path / "work", record_path(tmp_path, spec))
+    for path in (tmp_path / "work" / "lock", record_path(tmp_path, spec)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with (tmp_path / "work" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        freeing = threading.Timer(held_s, fcntl.flock, (lock, fcntl.LOCK_UN))
+        freeing.start()
+        try:
+            assert run_job(job) == code
+        finally:
+            freeing.cancel()
+    assert (tmp_path / "work").exists() == bool(code)

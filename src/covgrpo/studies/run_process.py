@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,7 @@ from covgrpo.runs.options import TrainOptions, options_from_dict
 from covgrpo.studies.spec import RunSpec
 
 BUSY, REFUSED, STOPPED = 75, 2, 130  # exit codes: another process has the run, bad input, a signal
+_ENDING_S = 5.0  # in which the processes of a study that was killed are gone
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,7 @@ def run_job(job: Job, say: Any = lambda message: None) -> int:
     work, record = Path(job.work), Path(job.record)
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
-        except BlockingIOError:
+        if not _taken(lock):
             return BUSY
         if not record.exists():
             code = _train(job, work / "run", record, say)
@@ -64,6 +64,20 @@ def run_job(job: Job, say: Any = lambda message: None) -> int:
                 return code
         shutil.rmtree(work, ignore_errors=True)
     return 0
+
+
+def _taken(lock: IO[str]) -> bool:
+    """Take the lock, which is gone with its process, however that ends; one that is just ending is waited for."""
+    deadline = time.monotonic() + _ENDING_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
 
 
 def _train(job: Job, folder: Path, record: Path, say: Any) -> int:
