@@ -24,6 +24,9 @@ OPTIONS = [
     {"beta": 0.1},
     {"entropy_coef": 0.01},
     {"top_entropy_quantile": 0.5},
+    # Terms of a micro-batch as a whole: rows must stay in the one that TRL has dealt them to.
+    {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "top_entropy_quantile": 0.2},
+    {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "entropy_coef": 0.05},
     {"importance_sampling_level": "sequence", "loss_type": "grpo"},
     {"mask_truncated_completions": True},
     *({"loss_type": name} for name in ("bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")),

@@ -12,7 +12,8 @@ import torch
 import trl.trainer.grpo_trainer
 from exactness_cases import rollouts_by_prompt
 from peft import LoraConfig
-from trl_runs import BASE, dataset, ours, reference_weighted, relative, scripted_rollouts, stock, weights
+from tiny import tiny_model
+from trl_runs import BASE, dataset, digit_reward, ours, reference_weighted, relative, scripted_rollouts, stock, weights
 
 from covgrpo.trl import METHODS
 
@@ -252,3 +253,49 @@ class _StopAfter(trl.trainer.grpo_trainer.transformers.TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             control.should_training_stop = True
+
+
+def extra_reward(completions, log_extra=None, **_):
+    log_extra("length", [len(completion[0]["content"]) for completion in completions])
+    return digit_reward(completions)
+
+
+def test_a_run_resumed_within_a_rollout_batch_goes_on_with_columns_of_its_own(tmp_path):
+    """TRL's table of completions has what a reward function logs beside them; the next evaluation adds rows to all."""
+    options = {
+        "reward_funcs": extra_reward, "weighting": "none", "max_steps": 4, "save_strategy": "steps", "save_steps": 1,
+        "per_device_train_batch_size": 8, "steps_per_generation": 4, "gradient_accumulation_steps": 1,
+        "eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 4, "eval_dataset": dataset(2),
+        "log_completions": True, "num_completions_to_print": 0,
+    }  # fmt: skip
+    ours(tmp_path, **options).train()
+    resumed = ours(tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == 4
+    assert len(resumed._logs["extra"]["length"]) == len(resumed._logs["completion"]) > 0
+
+
+def test_a_resumed_stream_says_what_it_does_not_restore(tmp_path, caplog):
+    options = {"train_dataset": dataset(8).to_iterable_dataset(), "save_strategy": "steps", "save_steps": 1}
+    ours(tmp_path, **options, max_steps=1).train()
+    assert "data is a stream" not in caplog.text
+    ours(tmp_path, **options, max_steps=2).train(resume_from_checkpoint=True)
+    assert "The training data is a stream" in caplog.text
+
+
+def test_stop_tokens_of_the_users_own_end_a_completion(tmp_path):
+    stop, seen = list(range(3, 60)), []
+    trainer = ours(tmp_path, model=tiny_model(scale=4.0), max_steps=1, generation_kwargs={"eos_token_id": [2, *stop]})
+    generate = trainer._generate_single_turn
+
+    def recording(*args, **kwargs):
+        result = generate(*args, **kwargs)
+        seen.extend(list(ids) for ids in result[0])
+        return result
+
+    trainer._generate_single_turn = recording
+    trainer.train()
+    assert any(token in stop for ids in seen for token in ids)
+    for ids in seen:
+        first = next((i for i, token in enumerate(ids) if token in stop), len(ids))
+        assert not set(ids[first + 1 :]) - {0, 2}

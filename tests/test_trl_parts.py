@@ -183,11 +183,17 @@ def test_micro_batches_of_whole_groups_hold_the_same_rows():
         ({"steps_per_generation": 3}, False),
         ({"steps_per_generation": 1}, False),  # nothing to deal
         ({"fast_path": False}, False),
+        ({"entropy_coef": 0.01}, False),  # a mean over the micro-batch's tokens
+        ({"use_adaptive_entropy": True}, False),
+        ({"top_entropy_quantile": 0.2}, False),
+        ({"router_loss": True}, False),
     ],
 )
 def test_groups_are_kept_where_an_update_takes_whole_rollout_batches(changes, kept):
+    router_loss = changes.pop("router_loss", False)
     args = {"fast_path": True, "loss_type": "dapo", "gradient_accumulation_steps": 4, "steps_per_generation": 4}
-    assert may_keep_groups(SimpleNamespace(**{**args, **changes})) == kept
+    args |= {"entropy_coef": 0.0, "use_adaptive_entropy": False, "top_entropy_quantile": 1.0, **changes}
+    assert may_keep_groups(SimpleNamespace(**args), router_loss) == kept
 
 
 def test_covariances_are_attached_where_log_probs_are_known():
@@ -212,7 +218,7 @@ def test_the_sampler_draws_what_it_understands_and_nothing_else():
     model = tiny_model().eval()
     options = {
         "max_new_tokens": 3, "do_sample": True, "pad_token_id": 0, "temperature": 1.0, "top_p": 1.0, "top_k": 0,
-        "min_p": None, "repetition_penalty": 1.0, "cache_implementation": None,
+        "min_p": None, "repetition_penalty": 1.0, "cache_implementation": None, "eos_token_id": [2],
     }  # fmt: skip
 
     @contextmanager
@@ -234,6 +240,14 @@ def test_the_sampler_draws_what_it_understands_and_nothing_else():
     assert (len(tokens), logps, mine.latest) == (1, None, None)
     assert sampler(renormalize_logits=True).draw([[5, 6]], more_than_text=False, loss_temperature=1.0) is None
     assert sampler(do_sample=False).draw([[5, 6]], more_than_text=False, loss_temperature=1.0) is None
+    assert sampler(eos_token_id=2).serves() and not sampler(eos_token_id=[2, 7]).serves()
+    # What is None, `generate` takes from the model.
+    assert sampler(top_p=None).serves() and not sampler(top_k=None).serves()
+    for name, value in (("min_p", 0.5), ("top_p", 0.9), ("repetition_penalty", 1.2)):
+        setattr(model.generation_config, name, value)
+        assert sampler(top_p=0.8, min_p=0.1, repetition_penalty=1.1).serves()
+        assert not sampler(**{name: None}).serves(), name
+        setattr(model.generation_config, name, None)
 
 
 class Returning:

@@ -71,6 +71,7 @@ BASE = {
 def build(trainer: type, config: type, folder: Any, rollouts: Any = None, model: Any = None, **options: Any):
     """A trainer of ``trainer`` on the tiny model; ``rollouts`` replaces sampling."""
     extra = {name: options.pop(name) for name in ("peft_config", "eval_dataset") if name in options}
+    data = options.pop("train_dataset", None) or dataset()
     if options.get("beta") and model is None:
         # TRL loads the reference model from where the policy came from.
         tiny_model().save_pretrained(f"{folder}-base")
@@ -79,7 +80,7 @@ def build(trainer: type, config: type, folder: Any, rollouts: Any = None, model:
         model=model or tiny_model(),
         reward_funcs=options.pop("reward_funcs", digit_reward),
         args=config(output_dir=str(folder), **{**BASE, **options}),
-        train_dataset=dataset(),
+        train_dataset=data,
         processing_class=tiny_tokenizer(),
         **extra,
     )

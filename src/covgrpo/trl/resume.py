@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from datasets import IterableDataset
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
@@ -27,7 +28,8 @@ from covgrpo.trl.rollout import Rollout
 logger = get_logger(__name__)
 
 _STATE, _THEIR_STATE = "covgrpo_state.json", "trainer_state.json"
-_LOGGED = {"prompt", "completion", "advantages"}
+# Of TRL's log: columns, and columns by name.
+_LOGGED, _LOGGED_BY_NAME = {"prompt", "completion", "advantages"}, ("rewards", "extra")
 
 
 class EpochSampler(RepeatSampler):
@@ -168,6 +170,12 @@ def load_state(trainer: Any, checkpoint: str | None) -> None:
     state = None if checkpoint is None else _read_state(Path(checkpoint))
     if checkpoint is None or state is None:
         return
+    if isinstance(trainer.train_dataset, IterableDataset):
+        # transformers skips as many batches of a first pass as there were steps: its count of passes knows no length.
+        logger.warning(
+            "The training data is a stream: a run that had gone through it more than once begins it anew and goes on "
+            "with other prompts than if it had not been stopped."
+        )
     trainer._step = state["micro_batches_done"]
     if trainer.entropy_hold is not None and "entropy_hold" in state:
         trainer.entropy_hold.load_state_dict(state["entropy_hold"])
@@ -191,7 +199,8 @@ def _log_of(trainer: Any) -> dict[str, Any] | None:
     """TRL's log of the latest rollout batch in JSON's types; None where it has no such form (images)."""
     logs = trainer._logs
     log: dict[str, Any] = {name: list(logs[name]) for name in _LOGGED}
-    log["rewards"] = {name: list(values) for name, values in logs["rewards"].items()}
+    for kind in _LOGGED_BY_NAME:
+        log[kind] = {name: list(values) for name, values in logs[kind].items()}
     try:
         json.dumps(log)
     except TypeError:
@@ -202,8 +211,9 @@ def _log_of(trainer: Any) -> dict[str, Any] | None:
 def _restore_log(trainer: Any, log: dict[str, Any]) -> None:
     for name in _LOGGED & log.keys():
         trainer._logs[name].extend(log[name])
-    for name, values in log.get("rewards", {}).items():
-        trainer._logs["rewards"][name].extend(values)
+    for kind in _LOGGED_BY_NAME:
+        for name, values in log.get(kind, {}).items():
+            trainer._logs[kind][name].extend(values)
 
 
 def _rollouts_file(trainer: Any) -> str:

@@ -61,6 +61,8 @@ _OTHER_PROCESSORS = (
     "stop_strings",
 )
 _NEUTRAL: tuple[Any, ...] = (None, 0, 0.0, 1.0, [])
+# Left at None they are the model's own in `generate`, and 50 for `top_k` where it has none.
+_THE_MODELS_OWN = ("top_p", "min_p", "repetition_penalty")
 
 
 class Sampler:
@@ -120,7 +122,13 @@ class Sampler:
             return False
         if not options["temperature"]:
             return False
+        given = options["eos_token_id"]
+        if ({given} if isinstance(given, int) else set(given or ())) != set(self.eos_token_ids):
+            return False  # TRL cuts and pads by its own ids
         own = self.model.generation_config
+        filled = (name for name in _THE_MODELS_OWN if options[name] is None)
+        if options["top_k"] is None or any(getattr(own, name, None) is not None for name in filled):
+            return False
         return all(getattr(own, name, None) in _NEUTRAL for name in _OTHER_PROCESSORS)
 
     def sample(self, prompt_ids: list[list[int]]) -> Samples:
@@ -131,7 +139,7 @@ class Sampler:
             eos_token_ids=tuple(self.eos_token_ids),
             pad_token_id=options["pad_token_id"],
             temperature=options["temperature"],
-            top_k=options["top_k"] or 0,
+            top_k=options["top_k"],
             top_p=1.0 if options["top_p"] is None else options["top_p"],
             min_p=options["min_p"],
             repetition_penalty=options["repetition_penalty"] or 1.0,

@@ -145,7 +145,7 @@ class CovGRPOTrainer(GRPOTrainer):
             prepared: dict[str, Any] = super()._prepare_inputs(generation_batch)
         finally:
             self._step = now
-        if self._buffered_inputs is buffered or not may_keep_groups(self.args):
+        if self._buffered_inputs is buffered or not may_keep_groups(self.args, self.aux_loss_enabled):
             return prepared
         self._buffered_inputs = keep_groups(self._buffered_inputs)
         return self._buffered_inputs[step % self.args.steps_per_generation]

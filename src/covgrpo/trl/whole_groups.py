@@ -13,14 +13,22 @@ from torch import Tensor
 from covgrpo.trl.rollout import Rollout
 
 
-def may_keep_groups(args: Any) -> bool:
+def may_keep_groups(args: Any, router_loss: bool) -> bool:
     """Whether an update does not depend on which micro-batch a row is in.
 
-    It does where an optimizer step takes a part of a rollout batch, and where the loss divides by the micro-batch's
-    tokens (``bnpo``).
+    It does where an optimizer step takes a part of a rollout batch, and where the loss has a term of the micro-batch as
+    a whole: tokens to divide by (``bnpo``), a mean entropy or a quantile of it, the balance of a router.
+
+    Args:
+        args: a ``CovGRPOConfig``.
+        router_loss: whether the loss has a mixture of experts' own term.
+
     """
     whole = args.gradient_accumulation_steps % args.steps_per_generation == 0
-    return bool(args.fast_path and whole and args.steps_per_generation > 1 and args.loss_type != "bnpo")
+    entropy_term = args.entropy_coef or args.use_adaptive_entropy or args.top_entropy_quantile < 1
+    if args.loss_type == "bnpo" or entropy_term or router_loss:
+        return False
+    return bool(args.fast_path and whole and args.steps_per_generation > 1)
 
 
 def keep_groups(micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
