@@ -3,9 +3,13 @@
 import csv
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 from vllm_stand_in import put_in_place
 
 from covgrpo.cli import main
@@ -287,3 +291,56 @@ def test_names_of_files():
 def test_ids_may_be_numbers(tmp_path):
     path = write(tmp_path / "c.jsonl", [{"id": 7, "completion": "x", "other": 1}])
     assert read_completions(path, {"7"}) == {"7": ["x"]}
+
+
+# --- a model that does not take the prompts, and one that has changed -----------------------------------------------
+
+
+def own_model(folder: Path, tiny_folder: Path, **config) -> Path:
+    shutil.copytree(tiny_folder, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **config}))
+    return folder
+
+
+def on_benchmark(model: Path, files, *more: str) -> list[str]:
+    return ["eval", str(model), "--benchmark", str(files[0]), "--engine", "own", "--samples", "1", *more]
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('System role not supported') }}"])
+def test_a_template_that_does_not_take_the_prompts_is_one_sentence(tiny_folder, files, tmp_path, capsys, template):
+    model = own_model(tmp_path / "model", tiny_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(model)
+    assert main(on_benchmark(model, files, "--max-completion-length", "4")) == 2
+    assert "the model's chat template does not take the prompt" in capsys.readouterr().err
+
+
+def test_completions_are_as_long_as_the_context_has_room_for(tiny_folder, files, tmp_path, capsys):
+    model = own_model(tmp_path / "model", tiny_folder, max_position_embeddings=120)
+    assert main([*on_benchmark(model, files), "--json"]) == 0
+    out, err = capsys.readouterr()
+    room = int(re.search(r"completions have (\d+) tokens at most: the model's context is 120", err)[1])
+    assert 0 < room < 120 and json.loads(out)["length"]["max"] <= room
+    assert main(on_benchmark(model, files, "--max-completion-length", "119")) == 2
+    assert "does not fit the model's context of 120 tokens" in capsys.readouterr().err
+
+
+def test_records_are_of_the_weights_that_drew_them(tiny_folder, files, tmp_path, capsys):
+    """A run that goes on has other weights under the same name."""
+    model, records = own_model(tmp_path / "model", tiny_folder), tmp_path / "r.jsonl"
+    words = on_benchmark(model, files, "--max-completion-length", "3", "--records", str(records))
+    assert main(words) == main(words) == 0
+    earlier = records.read_text().splitlines()
+    head = json.loads(earlier[0])
+    del head["evaluation"]["weights"]
+    (tmp_path / "old.jsonl").write_text("\n".join([json.dumps(head), *earlier[1:]]) + "\n")
+    assert main([*words[:-1], str(tmp_path / "old.jsonl")]) == 0, "as an earlier version wrote it"
+    weights = load_file(model / "model.safetensors")
+    save_file({name: value * 0 for name, value in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "holds completions of another evaluation" in capsys.readouterr().err
+    assert records.read_text().splitlines() == earlier

@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
+from covgrpo.cli import main
 from covgrpo.errors import UserError
-from covgrpo.evaluation import EvalSettings
+from covgrpo.evaluation import EvalSettings, evaluate
 from covgrpo.evaluation.evaluate import evaluate_temperatures
 from covgrpo.runs.held_out import load_other
 from covgrpo.runs.options import TrainOptions
@@ -97,3 +98,28 @@ def test_the_other_tasks_problems_are_its_own_with_the_runs_seed():
 def test_what_cannot_be_is_one_sentence(changes, words):
     with pytest.raises(UserError, match=words):
         TrainOptions(task="addition", **changes).check()
+
+
+def test_training_problems_are_measured_without_the_solved_examples(monkeypatch, capsys):
+    """They are drawn from the same split: what is shown as an example is not asked for as well."""
+    asked = {}
+
+    def kept(model, tokenizer, problems, examples, *rest):
+        asked.update(problems=problems, examples=examples)
+        return evaluate(model, tokenizer, problems, examples, *rest)
+
+    monkeypatch.setattr("covgrpo.evaluation.evaluate", kept)
+    words = [
+        "--task",
+        "countdown:?style=tries",
+        "--num-examples",
+        "2",
+        "--max-completion-length",
+        "4",
+        "--samples",
+        "1",
+    ]
+    assert main(["eval", "traces-1m", *words, "--split", "train", "--problems", "6"]) == 0
+    questions = [problem.question for problem in asked["problems"]]
+    assert len(questions) == 6 and not set(questions) & {example.question for example in asked["examples"]}
+    assert len(asked["examples"]) == 2 and "n=6 problems" in capsys.readouterr().out

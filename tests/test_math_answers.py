@@ -13,6 +13,7 @@ import pytest
 from covgrpo.cli import main
 from covgrpo.tasks.jsonl import read_problems, score
 from covgrpo.tasks.math_limits import end_of, why_refused
+from covgrpo.tasks.prompt import math_answer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import hostile_completions
@@ -104,9 +105,56 @@ def test_equal_answers(gold, answer):
     assert score({"gold": gold}, f"\\boxed{{{answer}}}") == 1
 
 
+MONEY = ["\\$18", "\\$18.00", "\\$ 18", "\\text{\\$18}", "\\$18 \\text{ per day}", "18 \\text{ dollars}"]
+
+
+@pytest.mark.parametrize(("gold", "answer"), [*SAME, *(("18", answer) for answer in MONEY), ("18000", "\\$18,000")])
+def test_equal_answers_taken_out_of_a_completion(gold, answer):
+    assert score({"gold": gold}, math_answer(f"So it is \\boxed{{{answer}}}.")) == 1
+
+
 @pytest.mark.parametrize(("gold", "answer"), OTHERS)
 def test_other_answers(gold, answer):
     assert score({"gold": gold}, f"\\boxed{{{answer}}}") == 0
+    assert score({"gold": gold}, math_answer(f"So it is \\boxed{{{answer}}}.")) == 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("55", r"We have $\sum_{i=1}^{10} i = 55$. The answer is $55$."),
+        ("55", r"We have $\sum_{i=1}^{10} i$, which gives $55$."),
+        ("55", r"We have $2^{3^{2^1}}=512$. The final answer is $55$."),
+        ("55", " ".join(f"${n}+{n}={2 * n}$," for n in range(12)) + " so it is $55$."),
+        ("12", "Great!! The answer is 12."),
+        ("12345", "The answer is 12345!"),
+    ],
+)
+def test_working_before_an_answer_does_not_refuse_it(gold, text):
+    assert why_refused(text, gold) is not None
+    assert score({"gold": gold}, math_answer(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("55", r"The answer is $10000!$. Check: $55$"),
+        ("55", r"It is $55$, as $\sum_{i=1}^{10} i$"),
+        ("120", r"The answer is 5!!"),
+    ],
+)
+def test_of_a_refused_answer_no_other_part_counts(gold, text):
+    assert score({"gold": gold}, math_answer(text)) == 0
+
+
+@pytest.mark.parametrize("answer", ["0.00001", "10^{-5}", "1e-5", "1.0e-05"])
+def test_a_small_number_as_json_writes_it(tmp_path, answer):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"problem": "p", "answer": 0.00001}\n{"problem": "q", "answer": 1e16}\n')
+    small, large = read_problems(path)
+    assert small.answer == "1e-05" and score(small.payload, answer) == 1
+    assert score(small.payload, "0.00002") == score(small.payload, "-2.28") == 0
+    assert score(large.payload, "10^{16}") == 1
 
 
 @pytest.mark.parametrize(("gold", "answer"), KNOWN_FAILURES)
@@ -182,6 +230,10 @@ SUM, TOWER, POWER, FACTORIAL = (
 REFUSED = [
     ("9^{9^{9^9}}", TOWER),
     ("9**9**9**9", TOWER),
+    ("((9^{99})^{99})^{99}", TOWER),
+    ("9^{2 \\cdot 9^{2 \\cdot 9^9}}", TOWER),
+    ("9^\\frac{9^\\frac{9^9}{1}}{1}", TOWER),
+    ("9^{-9^{-9^9}}", TOWER),
     (DEEP, "nest too deeply"),
     ("\\sum_{n=1}^{\\infty} 1/n^2", SUM),
     ("\\int_0^1 x dx", SUM),
@@ -190,6 +242,7 @@ REFUSED = [
     ("5!!", FACTORIAL),
     ("(5)!", FACTORIAL),
     ("(x+y)^{500}", POWER),
+    ("=".join(f"x^{{{n}}}" for n in range(2, 14)), "a chain of equations"),
     ("2^{1000000}", POWER),
 ]
 
@@ -210,7 +263,18 @@ def test_refused_by_length_beyond_that_of_the_gold_answer():
 
 @pytest.mark.parametrize(
     "answer",
-    ["2^{2^{3}}", "100!", "3^{2005}", "\\frac{\\sqrt{1+\\sqrt{2}}}{3}", "(x+1)^{12}", "\\text{limit}", "\\summary"],
+    [
+        *(
+            "2^{2^{3}}",
+            "100!",
+            "3^{2005}",
+            "\\frac{\\sqrt{1+\\sqrt{2}}}{3}",
+            "(x+1)^{12}",
+            "\\text{limit}",
+            "\\summary",
+        ),
+        *("2^3 \\cdot 3^3 \\times 5^2", "a^2b^2c^2", "x^4-x^3-3x^2+5x-2", "x^{2}y^{2}z^{2}", "(x^2)^3(y^2)^2(z^2)^2"),
+    ],
 )
 def test_not_refused(answer):
     assert why_refused(answer, "42") is None
@@ -221,3 +285,4 @@ def test_ends_keep_dollars_in_pairs():
     text = "$a" + "b" * 1200 + "$ so the answer is $5$"
     assert end_of(text) == "so the answer is $5$"
     assert end_of("x" * 990 + " it is $5$") == "x" * 990 + " it is $5$"
+    assert end_of("costs \\$3 " + "b" * 985 + " it is $5$").endswith("b it is $5$"), "money has no second sign"

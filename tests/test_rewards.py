@@ -133,3 +133,40 @@ def test_the_users_own_errors_are_not_swallowed():
     with pytest.raises(UserError, match="'later'"):
         guarded(later)
     assert guarded(FormatReward("plain")).__name__ == "format"
+
+
+def logged(reward, completions):
+    """Columns and metrics that a guarded reward has logged to TRL; its rewards."""
+    extra, metrics = {}, []
+    rewards = guarded(reward)(
+        prompts=["p"] * len(completions),
+        completions=completions,
+        log_extra=lambda column, values: extra.setdefault(column, []).extend(values),
+        log_metric=lambda name, value: metrics.append((name, value)),
+    )
+    return rewards, extra, metrics
+
+
+def share(prompts, completions, log_extra, log_metric, **_):
+    log_extra(column="length", values=[len(completion) for completion in completions])
+    found = [1.0 / len(completion) for completion in completions]
+    for value in found:  # row by row, as some do
+        log_extra("share", [value])
+    log_metric(name="mean", value=sum(found))
+    return found
+
+
+def test_what_a_reward_function_logs_arrives():
+    assert logged(share, ["ab", "a"]) == ([0.5, 1.0], {"length": [2, 1], "share": [0.5, 1.0]}, [("mean", 1.5)])
+
+
+def test_columns_have_one_value_a_completion_where_one_has_lost_its_reward():
+    """TRL's table ends the run where columns differ in length; what was logged before the failure counts once."""
+    rewards, extra, metrics = logged(share, ["ab", "", "a"])
+    assert rewards == [0.5, 0.0, 1.0]
+    assert extra == {"length": [2, None, 1], "share": [0.5, None, 1.0]}
+    assert metrics == [("mean", 0.5), ("mean", 1.0)]
+
+
+def test_a_function_that_takes_no_log_gets_none():
+    assert guarded(lambda prompts, completions: [1.0])(prompts=["p"], completions=["a"]) == [1.0]

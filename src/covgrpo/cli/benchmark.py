@@ -1,6 +1,7 @@
 """``covgrpo eval --benchmark``: a mathematics benchmark, of a model or of completions made elsewhere."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -146,13 +147,14 @@ def _completions(args: argparse.Namespace, model: str | None, problems: list[Any
     name, by_vllm = str(_model_folder(str(model))), _by_vllm(args)
     vllm_options = pairs("vllm", args.vllm or [])
     prompt_format = PromptFormat(args.answer_format or "math", args.system_prompt, 0)
+    prompts = {problem.id: prompt_format.messages(problem) for problem in problems}
     drawn = draw_all(
-        lambda: _engine(args, name, settings, vllm_options if by_vllm else None),
-        {problem.id: prompt_format.messages(problem) for problem in problems},
+        lambda: _engine(args, name, settings, list(prompts.values()), vllm_options if by_vllm else None),
+        prompts,
         settings,
         Path(args.records) if args.records else None,
         # Another engine draws other completions; records without a name are our sampler's.
-        {"model": str(model), "benchmark": args.benchmark, **_engine_record(by_vllm, vllm_options)},
+        {"model": str(model), "benchmark": args.benchmark, **_weights(name), **_engine_record(by_vllm, vllm_options)},
         progress=lambda done, total: print(f"completions: {done}/{total}", file=sys.stderr),
     )
     about = {"label": str(model), "model": str(model), "temperature": settings.temperature, "top_p": settings.top_p}
@@ -188,7 +190,17 @@ def _engine_record(by_vllm: bool, vllm_options: dict[str, Any]) -> dict[str, Any
     return {"engine": "vllm", **({"vllm": vllm_options} if vllm_options else {})}
 
 
-def _engine(args: argparse.Namespace, model: str, settings: Any, vllm_options: dict[str, Any] | None) -> Any:
+def _weights(model: str) -> dict[str, str]:
+    """By which weights: a folder's may change under one name, by training on."""
+    from covgrpo.evaluation.generation import weights_digest
+
+    folder = user_path(model)
+    return {"weights": weights_digest(folder)} if folder.is_dir() else {}
+
+
+def _engine(
+    args: argparse.Namespace, model: str, settings: Any, prompts: list[Any], vllm_options: dict[str, Any] | None
+) -> Any:
     from covgrpo.evaluation.generation import SamplerEngine, VllmEngine
     from covgrpo.hardware import best_device
     from covgrpo.models import load_model
@@ -196,7 +208,28 @@ def _engine(args: argparse.Namespace, model: str, settings: Any, vllm_options: d
     if vllm_options is not None:
         return VllmEngine(model, settings, args.trust_remote_code, vllm_options)
     loaded, tokenizer = load_model(model, trust_remote_code=args.trust_remote_code)
-    return SamplerEngine(loaded.to(best_device()), tokenizer, settings)
+    return SamplerEngine(loaded.to(best_device()), tokenizer, _fitting(args, loaded, tokenizer, settings, prompts))
+
+
+def _fitting(args: argparse.Namespace, model: Any, tokenizer: Any, settings: Any, prompts: list[Any]) -> Any:
+    """The settings, with completions as long as the model's context has room for where no length was asked for.
+
+    Raises:
+        UserError: the model's template does not take the prompts, or what was asked for does not fit its context.
+    """
+    from covgrpo.runs.prompts import context_of, prompt_tokens
+
+    longest = max(prompts, key=lambda messages: sum(len(message["content"]) for message in messages))
+    tokens, context = prompt_tokens(tokenizer, longest), context_of(model)
+    if context is None or tokens + settings.max_completion_length <= context:
+        return settings
+    if args.max_completion_length is not None or tokens >= context:
+        raise UserError(
+            f"the longest prompt has {tokens} tokens; with --max-completion-length {settings.max_completion_length} it "
+            f"does not fit the model's context of {context} tokens."
+        )
+    print(f"completions have {context - tokens} tokens at most: the model's context is {context}", file=sys.stderr)
+    return dataclasses.replace(settings, max_completion_length=context - tokens)
 
 
 def _lengths(drawn: list[Any]) -> dict[str, Any]:

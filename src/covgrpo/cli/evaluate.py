@@ -117,9 +117,12 @@ def _evaluate(model_name: str, options: TrainOptions, args: argparse.Namespace) 
     from covgrpo.verify import VerifierPool
 
     task = load_task(options.task, options.task_params)
-    problems = task.problems(args.split, args.problems, args.seed)
     # The solved examples are those of the run: the first training problems by its seed.
     examples = task.problems("train", options.num_examples, options.seed) if options.num_examples else []
+    shown = {example.question for example in examples}
+    more = len(examples) if args.split == "train" else 0  # an example is not asked for as well
+    problems = task.problems(args.split, args.problems + more, args.seed)
+    problems = [problem for problem in problems if problem.question not in shown][: args.problems]
     quiet_libraries()
     model, tokenizer = load_model(model_name, trust_remote_code=args.trust_remote_code)
     model = model.to(best_device())

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from covgrpo.errors import UserError
 from covgrpo.files import read_json_lines, replacing, writing
 
+_MB = 1 << 20
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -103,6 +105,7 @@ class VllmEngine:
 
     def draw(self, prompts: Sequence[list[dict[str, str]]], seed: int) -> list[Drawn]:
         """See :class:`Engine`."""
+        from jinja2 import TemplateError
         from vllm import SamplingParams
 
         # vLLM makes one generator for each request from the request's seed: with one seed for all, the completions of a
@@ -116,7 +119,11 @@ class VllmEngine:
             )
             for row in range(len(prompts))
         ]
-        outputs = [result.outputs[0] for result in self.llm.chat(list(prompts), parameters, use_tqdm=False)]
+        try:
+            results = self.llm.chat(list(prompts), parameters, use_tqdm=False)
+        except (ValueError, TemplateError) as error:  # no chat template, one that refuses, a prompt too long
+            raise UserError(f"vLLM: {' '.join(str(error).split())}") from error
+        outputs = [result.outputs[0] for result in results]
         return [Drawn(o.text, len(o.token_ids), o.finish_reason == "length") for o in outputs]
 
 
@@ -193,7 +200,7 @@ def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Dra
         done = [Drawn(r["completion"], r["length"], r["truncated"]) for r in records]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a file of recorded completions ({error}); name another --records.") from error
-    if first != head:
+    if not _is_same(first, head):
         raise UserError(f"{path} holds completions of another evaluation; name another --records, or remove it.")
     size = head["evaluation"]["batch_size"]
     whole = len(done) if len(done) == len(rows) else len(done) // size * size
@@ -208,6 +215,31 @@ def _read_records(path: Path, head: dict[str, Any], rows: list[str]) -> list[Dra
         with writing(path), replacing(path) as file:  # whole at any time: what was drawn is not to be lost by going on
             file.write(kept)
     return done[:whole]
+
+
+def weights_digest(folder: Path) -> str:
+    """A short hash of a folder's weights, by the size, the first and the last MB of each file.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_MB))
+            file.seek(max(0, size - _MB))
+            digest.update(file.read(_MB))
+    return digest.hexdigest()[:16]
+
+
+def _is_same(first: Any, head: dict[str, Any]) -> bool:
+    """Whether records are of this evaluation; those of earlier versions do not say by which weights."""
+    if first == head:
+        return True
+    known = {name: value for name, value in head["evaluation"].items() if name != "weights"}
+    return bool(first == {"evaluation": known})
 
 
 def _is_start_of(path: Path, head: dict[str, Any]) -> bool:

@@ -25,12 +25,18 @@ def check_prompts(
         return
     longest = max(problems, key=lambda problem: len(problem.question))
     tokens = prompt_tokens(tokenizer, prompt_format.messages(longest, examples))
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and tokens + max_completion_length > context:
         raise UserError(
             f"{where}the longest prompt has {tokens} tokens; with max_completion_length {max_completion_length} "
             f"it does not fit the model's context of {context} tokens."
         )
+
+
+def context_of(model: Any) -> int | None:
+    """Tokens that a model takes at most, where its config says so."""
+    found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]]) -> int:

@@ -20,7 +20,7 @@ from covgrpo.tasks.base import (
     draw_problems,
     merge_parameters,
 )
-from covgrpo.tasks.math_limits import end_of, why_refused
+from covgrpo.tasks.math_limits import end_of, parts_to_read, why_refused
 from covgrpo.tasks.spec import format_spec
 
 _DEFAULTS = {"question": "problem", "answer": "answer", "split": "hash", "eval_fraction": DEFAULT_EVAL_FRACTION}
@@ -169,17 +169,26 @@ def _boxed(text: str) -> str:
 
 
 # running text, from which math-verify takes the last anchored expression; anything else is one expression
-_RUNNING_TEXT = re.compile(r"\$|\\boxed|\\[(\[]|answer\b", re.IGNORECASE)
+# (an escaped dollar is money)
+_RUNNING_TEXT = re.compile(r"(?<!\\)(?:\$|\\boxed|\\[(\[])|answer\b", re.IGNORECASE)
 
 
 # thin spaces between groups of digits, which math-verify reads as products
 _DIGIT_GROUP = re.compile(r"(?<=\d)\\[,;:]\s*(?=\d{3}(?!\d))")
 
 
+# 1.5e-7, whose e math-verify reads as Euler's number
+_EXPONENT = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?![\w.])")
+
+
+def _without_exponent(number: re.Match[str]) -> str:
+    return f"{number[1]} \\times 10^{{{int(number[2])}}}"
+
+
 def _equal(gold: str, answer: str) -> bool:
     from math_verify import verify
 
-    gold, answer = (_DIGIT_GROUP.sub("", text) for text in (gold, answer))
+    gold, answer = (_EXPONENT.sub(_without_exponent, _DIGIT_GROUP.sub("", text)) for text in (gold, answer))
 
     answer = answer.rstrip(". ")  # math-verify does not read "42."
     # bare LaTeX needs a box to be seen; the box also keeps "41, 42" from counting as its last number
@@ -196,6 +205,6 @@ def score(payload: dict[str, Any], answer: str) -> float:
     gold, answer = payload["gold"].strip(), answer.strip()
     if not answer or answer == gold:
         return float(bool(answer))
-    if _RUNNING_TEXT.search(answer):
-        answer = end_of(answer)
-    return float(why_refused(answer, gold) is None and _equal(gold, answer))
+    parts = parts_to_read(end_of(answer)) if _RUNNING_TEXT.search(answer) else [answer]
+    part = next((part for part in parts if why_refused(part, gold) is None), None)
+    return float(part is not None and _equal(gold, part))
