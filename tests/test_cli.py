@@ -102,6 +102,18 @@ def test_eval_of_what_has_no_model(work: Path, capsys: pytest.CaptureFixture[str
     assert "out/config.json is neither a run's nor beside a model's tokenizer" in refused(capsys, ["eval", "out"])
 
 
+def test_eval_takes_a_model_whose_tokenizer_is_of_the_older_form(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vocab.json and merges.txt, without tokenizer.json: no run."""
+    Path("old").mkdir()
+    for name in ("config.json", "vocab.json"):
+        Path("old", name).write_text("{}")
+    given = []
+    monkeypatch.setattr("covgrpo.cli.evaluate._evaluate", lambda model, options, args: given.append(model) or {})
+    monkeypatch.setattr("covgrpo.cli.evaluate._print", lambda *_: None)
+    assert main(["eval", "old", "--task", "addition"]) == 0
+    assert given == ["old"]
+
+
 # --- listings and help ---------------------------------------------------------------------------------------------
 
 

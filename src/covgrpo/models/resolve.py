@@ -67,7 +67,7 @@ def load_model(name: str, dtype: str = "float32", trust_remote_code: bool = Fals
     if Path(where, _ADAPTER_CONFIG).is_file():
         base = _reachable(_base_model(Path(where)), name)
         model = _merge_adapter(_load_weights(base, name, dtype, trust_remote_code), where, name)
-        tokenizer_from = where if _has_tokenizer(Path(where)) else base
+        tokenizer_from = where if has_tokenizer(Path(where)) else base
     else:
         model, tokenizer_from = _load_weights(where, name, dtype, trust_remote_code), where
     return model, _load_tokenizer(tokenizer_from, name, model, trust_remote_code)
@@ -101,7 +101,7 @@ def _check_folder(folder: Path) -> None:
             )
         raise UserError(f"model folder {folder} has no weights ({stem}.safetensors)")
     _check_shards(folder)
-    if not adapter.is_file() and not _has_tokenizer(folder):
+    if not adapter.is_file() and not has_tokenizer(folder):
         raise UserError(f"model folder {folder} has no tokenizer (tokenizer.json)")
 
 
@@ -117,7 +117,8 @@ def _check_shards(folder: Path) -> None:
             raise UserError(f"model folder {folder} has no {missing[0]} ({len(missing)} of {len(shards)} are missing)")
 
 
-def _has_tokenizer(folder: Path) -> bool:
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer's vocabulary, as a model's does and a run's does not."""
     return any((folder / f).is_file() for f in _TOKENIZER_FILES)
 
 
