@@ -4,6 +4,14 @@ from itertools import pairwise as pairs
 
 Texts = dict[str, tuple[str | bytes, str]]
 
+# Files that name their task; a flag for another one would drop their parameters.
+CONFIGS_OF_TASKS: Texts = {
+    "task params": (
+        "task: addition\nmodel: ../tiny\ntask_params: {mox: 3}\n",
+        "has no parameter 'mox'. Did you mean 'max'?",
+    ),
+}
+
 CONFIGS: Texts = {
     "key": ("learnig_rate: 1\n", "c.yaml: unknown option 'learnig_rate'. Did you mean 'learning_rate'?"),
     "far key": ("frobnicate: 1\n", "c.yaml: unknown option 'frobnicate'."),
@@ -58,7 +66,6 @@ CONFIGS: Texts = {
     "text as list": ("report_to: wandb\n", "c.yaml: option 'report_to' must be list, not 'wandb'"),
     "empty output": ("output: ''\n", "output is empty"),
     "value": ("save_steps: 0\n", "save_steps is 0; it must be at least 1"),
-    "task params": ("task_params: {mox: 3}\n", "has no parameter 'mox'. Did you mean 'max'?"),
     "trl": ("trl: {top_p_: 1}\n", "GRPOConfig has no option 'top_p_'. Did you mean 'top_p'?"),
     "list": ("- a\n", "config c.yaml must be a mapping of options, not list"),
     "text": ("addition\n", "config c.yaml must be a mapping of options, not str"),

@@ -203,6 +203,11 @@ PLAN: Rows = {
     "lora rank": (["--lora-r", "-1"], "lora_r is -1; it must be at least 0"),
     "lora alpha": (["--lora-alpha", "0"], "lora_alpha is 0; it must be at least 1"),
     "no reward": (["--correctness-weight", "0"], "correctness_weight and format_weight are both 0"),
+    "schedule without arguments": (
+        ["--lr-scheduler-type", "cosine_with_min_lr"],
+        "lr_scheduler_type 'cosine_with_min_lr' with lr_scheduler_kwargs {} (--trl lr_scheduler_kwargs=...): One of",
+    ),
+    "schedule without steps": (["--lr-scheduler-type", "warmup_stable_decay"], "'num_decay_steps'"),
     "scheduler": (["--lr-scheduler-type", "liner"], "lr_scheduler_type 'liner' is unknown; did you mean 'linear'?"),
     "loss": (["--loss-type", "dopo"], "loss_type 'dopo' is unknown; did you mean 'dapo'?"),
     "logger": (["--report-to", "wandbb"], "report_to 'wandbb' is unknown; did you mean 'wandb'?"),

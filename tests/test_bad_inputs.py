@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from bad_files import CONFIGS, LINES
+from bad_files import CONFIGS, CONFIGS_OF_TASKS, LINES
 from bad_inputs import METHODS, PLAN, TRAIN, WORDS
 from bad_inputs_of_others import (
     BENCH,
@@ -42,6 +42,7 @@ CASES: dict[str, tuple[list[str], str, str, str | bytes]] = {
     f"{kind}: {name}": (words, sentence, file, text)
     for kind, words, file, texts in (
         ("config", dry("--config", "c.yaml"), "c.yaml", CONFIGS),
+        ("config of a task", ["train", "--dry-run", "--config", "c.yaml"], "c.yaml", CONFIGS_OF_TASKS),
         ("lines", dry("--task", "jsonl:p.jsonl"), "p.jsonl", LINES),
         ("completions", ["eval", "--benchmark", "../good.jsonl", "--completions", "c.jsonl"], "c.jsonl", COMPLETIONS),
         ("study", ["compare", "s.yaml", "--list"], "s.yaml", STUDIES),

@@ -323,3 +323,10 @@ def test_sizes_of_a_local_folder(tiny_folder):
     shape = shape_of(str(tiny_folder))
     assert shape is not None and (shape.layers, shape.hidden) == (2, 32)
     assert shape_of(str(tiny_folder / "nothing")) is None
+
+
+def test_a_rollout_batch_with_several_updates_is_counted_once(capsys):
+    words = ["--model", "smollm2-135m", "--task", "addition", "--steps", 5]
+    once, twice = (plan(capsys, *words, "--num-iterations", n)["facts"] for n in (1, 2))
+    drawn = once["completions a step"]
+    assert [facts["completions over the run"] for facts in (once, twice)] == [5 * drawn, 3 * drawn]

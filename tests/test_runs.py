@@ -315,3 +315,11 @@ def test_git_commit_and_dirt(tmp_path: Path) -> None:
     assert clean == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "new.py").touch()
     assert environment.describe_git(tmp_path) == clean | {"dirty": True}
+
+
+def test_a_run_that_is_taken_back_leaves_no_evaluation_either(tmp_path: Path) -> None:
+    """That of step 0 is written before training begins."""
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    run.append_evaluation({"step": 0})
+    run.discard()
+    assert not run.path.exists()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from run_cases import Running, complete, metrics, steps, untimed, weights, words
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from covgrpo.cli import main
@@ -347,3 +348,33 @@ def test_lora_adapters_are_trained_saved_and_evaluated(inside: Path, capsys: pyt
     capsys.readouterr()
     assert main(["eval", "lora", "--problems", "6", "--samples", "0"]) == 0
     assert "greedy   accuracy" in capsys.readouterr().out
+
+
+def test_a_lora_run_resumed_at_its_end_keeps_its_adapters(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed behind its last checkpoint, or finished; what is measured "after" is the model that is saved."""
+    lora = words("lora-end", "--lora-r", "4", "--steps", "2", "--learning-rate", "5e-2")
+    assert main(lora) == 0
+    path = inside / "lora-end" / "model" / "adapter_model.safetensors"
+    trained = path.read_bytes()
+    assert any(values.any() for name, values in load_file(path).items() if "lora_B" in name)
+    assert main([*lora, "--resume"]) == 0
+    assert path.read_bytes() == trained
+    shutil.rmtree(path.parent)
+    assert main([*lora, "--resume"]) == 0
+    assert path.read_bytes() == trained
+    # The adapter's folder as the model of another run: refused where its base would take its place.
+    for more in (["--lora-r", "4"], ["--beta", "0.1"]):
+        capsys.readouterr()
+        assert main(words("second", "--model", "lora-end/model", *more)) == 2
+        assert "model lora-end/model is an adapter: its base model alone" in capsys.readouterr().err
+    assert main(words("second", "--model", "lora-end/model", "--steps", "1")) == 0
+
+
+def test_a_task_flag_drops_the_files_task_params(inside: Path) -> None:
+    """They belong to the file's own task."""
+    Path("params.yaml").write_text("task: addition\ntask_params: {max: 3}\n")
+    given = ["--model", "tiny", "--steps", "1", "--max-completion-length", "4", "--prompts-per-step", "2"]
+    given += ["--num-generations", "2", "--config", "params.yaml"]
+    for name, more, task in (("p1", [], "max=3"), ("p2", ["--task", "addition:?max=7"], "max=7")):
+        assert main(["train", *given, *more, "--output", name]) == 0
+        assert json.loads(Path(name, "config.json").read_text())["task"] == f"addition:?{task}"

@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     source = args.config or "command line"
     options_from_dict(values, source)
     given = given_options(args, TrainOptions)
+    if "task" in given:  # another task, or the same with other parameters: the file's belong to its own
+        values = {**values, "task_params": {}}
     for name in ("task_params", "weighting_kwargs", "trl"):
         if name in given:
             given[name] = {**(values.get(name) or {}), **given[name]}

@@ -117,6 +117,11 @@ def _check_shards(folder: Path) -> None:
             raise UserError(f"model folder {folder} has no {missing[0]} ({len(missing)} of {len(shards)} are missing)")
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a name is the folder of a LoRA adapter."""
+    return (user_path(name) / _ADAPTER_CONFIG).is_file()
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a tokenizer's vocabulary, as a model's does and a run's does not."""
     return any((folder / f).is_file() for f in _TOKENIZER_FILES)
@@ -147,9 +152,10 @@ def _merge_adapter(model: Any, folder: str, name: str) -> Any:
     except ImportError as error:
         raise UserError(f"model {name} is a LoRA adapter, which needs peft: pip install 'covgrpo[peft]'") from error
     try:
-        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+        merged: Any = PeftModel.from_pretrained(model, folder).merge_and_unload()
     except _load_errors() as error:
         raise UserError(f"cannot load the adapter {name}: {_first_sentence(error)}") from error
+    return merged.requires_grad_(True)  # peft has frozen the base
 
 
 def _load_weights(where: str, name: str, dtype: str, trust_remote_code: bool) -> Any:

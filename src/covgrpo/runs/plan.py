@@ -1,5 +1,6 @@
 """What a training run would do, worked out on paper: no model is loaded, nothing is downloaded."""
 
+import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -80,7 +81,7 @@ def plan_training(options: TrainOptions, args: Any, processes: int = 1, shards: 
         "micro-batches a step": micro_batches,
         "updates a rollout batch": options.num_iterations,
         "completion tokens a step, at most": completions * options.max_completion_length,
-        "completions over the run": completions * options.steps,
+        "completions over the run": completions * math.ceil(options.steps / options.num_iterations),
         "method": options.method,
         "weighting": _weighting(args),
         "loss": f"{args.loss_type}, advantages scaled by {args.scale_rewards}",
@@ -168,7 +169,7 @@ def _seconds(options: TrainOptions, args: Any, shape: ModelShape, processes: int
     rows = options.prompts_per_step * options.num_generations // processes
     length = options.max_completion_length
     passes = 8 if args.gradient_checkpointing else 6
-    update = passes * shape.parameters * rows * (length + _PROMPT_TOKENS) * options.num_iterations
+    update = passes * shape.parameters * rows * (length + _PROMPT_TOKENS)
     # Half of the completion is in the cache at its middle token.
     read = 2 * shape.parameters + rows * (_PROMPT_TOKENS + length / 2) * shape.cache_bytes_per_token
     compute = 2 * shape.parameters * rows
@@ -177,8 +178,8 @@ def _seconds(options: TrainOptions, args: Any, shape: ModelShape, processes: int
     rescored = args.use_vllm or not args.fast_path or two_temperatures
     passes = bool(args.beta) + (args.weighting != "none" and rescored)
     scoring = 2 * passes * shape.parameters * rows * (length + _PROMPT_TOKENS)
-    flops = _PEAK_FLOPS * _REACHED
-    return {"sampling": length * token_s, "scoring": scoring / flops, "update": update / flops}
+    flops, steps = _PEAK_FLOPS * _REACHED, options.num_iterations  # of a rollout batch
+    return {"sampling": length * token_s / steps, "scoring": scoring / flops / steps, "update": update / flops}
 
 
 def _downloads(options: TrainOptions) -> list[str]:

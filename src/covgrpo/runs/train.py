@@ -86,8 +86,14 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     from accelerate import PartialState
 
     from covgrpo.models import load_model, resolve_model
+    from covgrpo.models.resolve import is_adapter
 
     resolve_model(options.model)
+    if is_adapter(options.model) and (options.lora_r or options.beta):
+        raise UserError(
+            f"model {options.model} is an adapter: its base model alone would be what lora_r adds to, or beta's "
+            "reference; merge it first (peft: merge_and_unload) and train the merged model's folder."
+        )
     for sentence in lacking(options):
         raise UserError(sentence)
     args = trainer_config(options)
@@ -96,9 +102,9 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     config["task"], config["examples"] = data.task.spec, [problem.id for problem in data.examples]
     hub = HubRepository.of(options)
     run, checkpoint, hub = _open(options, config, watcher, PartialState().is_main_process, hub)
-    # A run whose last checkpoint is its end has nothing left to train.
+    # A run whose last checkpoint is its end has nothing left to train. (Adapters are loaded onto their base.)
     name = options.model
-    if checkpoint and _step_of(checkpoint) >= options.steps:
+    if checkpoint and _step_of(checkpoint) >= options.steps and not options.lora_r:
         name = str(checkpoint if has_weights(checkpoint) else RunFolder(checkpoint.parent).model)
     try:
         model, tokenizer = load_model(name, options.dtype, options.trust_remote_code)
@@ -255,8 +261,11 @@ class _Session:
                 with stop.listening(), _errors_named(result.folder):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 result.step, result.stopped_by = trainer.state.global_step, stop.signal
-            elif self.run is not None:  # killed when its last checkpoint was there and older ones were still to go
-                rotate_checkpoints(str(result.folder), self.args.save_total_limit)
+            else:
+                if options.lora_r:
+                    trainer._load_from_checkpoint(str(checkpoint))
+                if self.run is not None:  # killed when its last checkpoint was there and older ones were still to go
+                    rotate_checkpoints(str(result.folder), self.args.save_total_limit)
             if result.step >= options.steps:
                 with _errors_named(result.folder):
                     save_whole(trainer, result.folder / "model")

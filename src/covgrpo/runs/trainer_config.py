@@ -71,9 +71,32 @@ def trainer_config(options: TrainOptions) -> Any:
     if options.loss_temperature not in (None, options.temperature):
         settings.update(_two_temperatures(options, settings.get("generation_kwargs") or {}))
     try:
-        return CovGRPOConfig(**settings)
+        args = CovGRPOConfig(**settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
+    _check_schedule(args)
+    return args
+
+
+def _check_schedule(args: Any) -> None:
+    """Make the schedule once: some kinds need arguments, and say so only when they are made.
+
+    Raises:
+        UserError: the schedule lacks an argument, or does not know one.
+    """
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
+    steps = {"num_warmup_steps": args.get_warmup_steps(args.max_steps), "num_training_steps": args.max_steps}
+    kind, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
+    try:
+        get_scheduler(kind, optimizer, **steps, scheduler_specific_kwargs=dict(kwargs or {}))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"lr_scheduler_type {getattr(kind, 'value', kind)!r} with lr_scheduler_kwargs {kwargs or {}} (--trl "
+            f"lr_scheduler_kwargs=...): {' '.join(str(error).split())}"
+        ) from error
 
 
 def plain_config(args: Any) -> dict[str, Any]:

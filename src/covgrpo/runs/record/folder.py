@@ -226,7 +226,7 @@ class RunFolder:
         if self.metrics.exists():
             return
         with suppress(OSError):
-            for path in (self.config, self.environment, self.path / "eval.json"):
+            for path in (self.config, self.environment, self.path / "eval.json", *self._record_files()):
                 path.unlink(missing_ok=True)
             self.path.rmdir()
 
