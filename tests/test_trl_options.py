@@ -16,6 +16,7 @@ from tiny import tiny_model
 from trl_runs import BASE, dataset, digit_reward, ours, reference_weighted, relative, scripted_rollouts, stock, weights
 
 from covgrpo.trl import METHODS
+from covgrpo.trl.rollout import Rollout
 
 pytestmark = pytest.mark.slow
 
@@ -299,3 +300,36 @@ def test_stop_tokens_of_the_users_own_end_a_completion(tmp_path):
     for ids in seen:
         first = next((i for i, token in enumerate(ids) if token in stop), len(ids))
         assert not set(ids[first + 1 :]) - {0, 2}
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_a_run_resumed_with_other_micro_batches_stays_on_policy(tmp_path, caplog, iterations):
+    """TRL counts micro-batches: the old count is one of other ones, and rollouts under way are cut otherwise."""
+    before = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "num_iterations": iterations}
+    after = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_iterations": iterations}
+    ours(tmp_path, max_steps=3, save_strategy="steps", save_steps=3, **before).train()
+    resumed = ours(tmp_path, max_steps=6, **after)
+    seen, compute = [], resumed._compute_loss
+
+    def watching(model, inputs):
+        seen.append((resumed.state.global_step, int(Rollout.read(inputs).step)))
+        return compute(model, inputs)
+
+    resumed._compute_loss = watching
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert [now for now, _ in seen] == [3, 3, 4, 4, 5, 5]
+    assert all(now - sampled < iterations for now, sampled in seen)
+    assert "was written with rollout batches split otherwise" in caplog.text
+
+
+def test_a_float64_model_with_rows_that_need_no_gradient(tmp_path):
+    """The sampler's log-probs are float32."""
+    trainer = ours(
+        tmp_path, rollouts=None, model=tiny_model().double(), max_steps=2, weighting="gaussian",
+        reward_funcs=lambda prompts, completions, **_: [
+            float("3?" in prompt[-1]["content"]) * len(completion[0]["content"])
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ],
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.gradients[0].dtype == torch.float64

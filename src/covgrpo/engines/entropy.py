@@ -27,7 +27,8 @@ def measure_entropy(entropies: Tensor, mask: Tensor, group: Tensor) -> tuple[flo
         nats, and nats squared; both 0 where no token is valid.
 
     """
-    valid = mask.bool()
+    # On the CPU: not every device has float64.
+    entropies, valid, group = entropies.detach().cpu(), mask.detach().cpu().bool(), group.cpu()
     h = torch.where(valid, entropies.double(), 0.0)
     N = int(valid.sum())
     if N == 0:
@@ -83,7 +84,7 @@ class EntropyHold:
         """Note what the ``weights`` (B, T) of a part of the rollout batch reach, given its covariances ``c`` (B, T)."""
         tokens = float(mask.sum())
         if tokens:
-            self._reached.append(((c.double() * weights.double()).sum().item() / tokens, tokens))
+            self._reached.append(((c.cpu().double() * weights.detach().cpu().double()).sum().item() / tokens, tokens))
 
     @property
     def reached(self) -> float:

@@ -58,8 +58,9 @@ class EntropyProbe:
         along, square = 0.0, 0.0
         for parameter, old in self._weights:
             if parameter.grad is not None:
-                along += ((parameter - old) * parameter.grad).sum(dtype=torch.float64).item()
-                square += parameter.grad.square().sum(dtype=torch.float64).item()
+                wide = _wide(parameter)
+                along += ((parameter - old) * parameter.grad).sum(dtype=wide).item()
+                square += parameter.grad.square().sum(dtype=wide).item()
         self._eta = -along / square if square else 0.0
         self._weights = []
 
@@ -87,5 +88,9 @@ class EntropyProbe:
         for inputs in self._inputs:
             text, multimodal = scoring_inputs(inputs)
             _, entropies, _ = self.score(model, *text, compute_entropy=True, **multimodal)
-            parts.append(entropies[valid_tokens(inputs).bool()].double())
+            parts.append(entropies[valid_tokens(inputs).bool()].to(_wide(entropies)))
         return gather_column(self.accelerator, torch.cat(parts))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64

@@ -85,6 +85,7 @@ def save_state(trainer: Any, folder: Path) -> None:
         others = [_others(micro) for micro in pending] if pending is not None else None
         processes = trainer.accelerator.num_processes
         state = {"micro_batches_done": trainer._step, "pending": others, "processes": processes}
+        state["split"] = _split(trainer)
         if pending is not None and (log := _log_of(trainer)) is not None:
             state["log"] = log
         if trainer.entropy_hold is not None:
@@ -139,6 +140,23 @@ def checkpoint_for_all(trainer: Any, checkpoint: str | Path | bool | None) -> st
     return checkpoint
 
 
+def _split(trainer: Any) -> dict[str, int]:
+    """How rollout batches are split into micro-batches, in whose number TRL counts."""
+    args = trainer.args
+    return {
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "steps_per_generation": args.steps_per_generation,
+        "num_iterations": trainer.num_iterations,
+        "processes": trainer.accelerator.num_processes,
+    }
+
+
+def _is_split_alike(trainer: Any, state: dict[str, Any]) -> bool:
+    split = _split(trainer)
+    return bool(state.get("split", split) == split)
+
+
 def _read_state(checkpoint: Path) -> dict[str, Any] | None:
     path = checkpoint / _STATE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -148,7 +166,7 @@ def _lacking(trainer: Any, checkpoint: Path, state: dict[str, Any]) -> list[str]
     """The files of a checkpoint that this process needs and does not find."""
     index, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
     needed = [_STATE, _THEIR_STATE]
-    if state["pending"] is not None:
+    if state["pending"] is not None and _is_split_alike(trainer, state):
         needed.append(_rollouts_file(trainer))
     if state.get("processes", processes) != processes:
         logger.warning(
@@ -176,11 +194,19 @@ def load_state(trainer: Any, checkpoint: str | None) -> None:
             "The training data is a stream: a run that had gone through it more than once begins it anew and goes on "
             "with other prompts than if it had not been stopped."
         )
-    trainer._step = state["micro_batches_done"]
+    trainer._step = done = state["micro_batches_done"]
     if trainer.entropy_hold is not None and "entropy_hold" in state:
         trainer.entropy_hold.load_state_dict(state["entropy_hold"])
         trainer.weigher.weighting = trainer.entropy_hold.weighting
-    if state["pending"] is not None:
+    if not _is_split_alike(trainer, state):
+        # The count is in other units. Up to the next rollout batch: no row's place, nor its noise, comes again.
+        every = trainer.args.steps_per_generation * trainer.num_iterations
+        trainer._step = -(-done // every) * every
+        logger.warning(
+            f"{checkpoint} was written with rollout batches split otherwise ({state['split']}): the run goes on with "
+            "new rollouts, by other random numbers."
+        )
+    elif state["pending"] is not None:
         path = Path(checkpoint) / _rollouts_file(trainer)
         # By way of the CPU: safetensors does not know cpu:0, the device of the first of several processes.
         device = trainer.accelerator.device

@@ -116,6 +116,8 @@ class Scorer:
             zeros = scores[0].new_zeros(len(active), batch.length)
             known_logps, known_entropies = (zeros.index_put((~active,), score) for score in scores)
         logps, entropies = self._score(batch.rows(active), None)
+        # The sampler's are float32; a float64 model scores in its own.
+        known_logps, known_entropies = known_logps.to(logps.dtype), known_entropies.to(entropies.dtype)
         return known_logps.index_put((active,), logps), known_entropies.index_put((active,), entropies)
 
     def _score(self, batch: _Batch, batch_size: int | None) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Writes a run's records while TRL trains: metrics, samples, tokens, and what a signal asks for."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,8 @@ class StopRequest:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self._received = number
         self.announce("stopping after this step with a checkpoint; once more to stop at once without one")
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            self.announce("torchrun waits 30 s for that, unless it was started with a longer --shutdown-timeout")
 
 
 @dataclass
