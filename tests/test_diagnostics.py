@@ -6,7 +6,7 @@ import pytest
 import reference
 import torch
 from trl import GRPOConfig, GRPOTrainer
-from trl_runs import build, logs, ours, scripted_rollouts, stock, weights
+from trl_runs import build, dataset, logs, ours, scripted_rollouts, stock, weights
 
 from covgrpo.callbacks import RunWriter, TokenDiagnostics
 from covgrpo.metrics import summarise
@@ -264,3 +264,16 @@ def test_a_script_goes_on_from_a_checkpoint_and_its_records_too(tmp_path):
     for name in ("metrics.jsonl", "histograms.jsonl"):
         assert steps_in(out, name) == [1, 2, 3, 4]
     assert sorted(steps_in(out, "samples.jsonl")) == steps_in(out, "samples.jsonl")
+
+
+def test_samples_are_of_the_rollouts_and_not_of_an_evaluation_between_two_updates(tmp_path):
+    held_out = dataset(4).map(lambda row: {"prompt": [{"role": "user", "content": "EVAL?"}]})
+    trainer = ours(
+        tmp_path / "out", rollouts=None, max_steps=4, num_iterations=2, eval_dataset=held_out, eval_strategy="steps",
+        eval_steps=1, per_device_eval_batch_size=4,
+    )  # fmt: skip
+    trainer.add_callback(RunWriter(trainer))
+    trainer.train()
+    samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {1, 2, 3, 4}
+    assert not any("EVAL" in sample["prompt"] for sample in samples)

@@ -10,6 +10,7 @@ from covgrpo.trl.entropy_probe import EntropyProbe
 from covgrpo.trl.gathering import row_places
 from covgrpo.trl.micro_batch import MicroBatch
 from covgrpo.trl.rollout import Rollout
+from covgrpo.trl.rollout_log import log_of
 from covgrpo.trl.step_log import StepLog
 from covgrpo.trl.timing import Phases
 from covgrpo.trl.weigher import attach_covariance
@@ -54,6 +55,7 @@ class TokenDiagnostics(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
         if self.model.training:
+            self.rollout_log = log_of(self)
             rows = row_places(self, len(inputs))
             rollout = Rollout.sampled(batch, rows, self.num_generations, self.state.global_step)
             attach_covariance(self.accelerator, rollout)

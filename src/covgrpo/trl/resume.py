@@ -24,12 +24,11 @@ from covgrpo.errors import UserError
 from covgrpo.files import replacing
 from covgrpo.processes import from_first, gathered
 from covgrpo.trl.rollout import Rollout
+from covgrpo.trl.rollout_log import LOGGED, LOGGED_BY_NAME, log_of
 
 logger = get_logger(__name__)
 
 _STATE, _THEIR_STATE = "covgrpo_state.json", "trainer_state.json"
-# Of TRL's log: columns, and columns by name.
-_LOGGED, _LOGGED_BY_NAME = {"prompt", "completion", "advantages"}, ("rewards", "extra")
 
 
 class EpochSampler(RepeatSampler):
@@ -86,7 +85,7 @@ def save_state(trainer: Any, folder: Path) -> None:
         processes = trainer.accelerator.num_processes
         state = {"micro_batches_done": trainer._step, "pending": others, "processes": processes}
         state["split"] = _split(trainer)
-        if pending is not None and (log := _log_of(trainer)) is not None:
+        if pending is not None and (log := _log_to_save(trainer)) is not None:
             state["log"] = log
         if trainer.entropy_hold is not None:
             state["entropy_hold"] = trainer.entropy_hold.state_dict()
@@ -221,25 +220,22 @@ def load_state(trainer: Any, checkpoint: str | None) -> None:
         _restore_log(trainer, state.get("log", {}))
 
 
-def _log_of(trainer: Any) -> dict[str, Any] | None:
-    """TRL's log of the latest rollout batch in JSON's types; None where it has no such form (images)."""
-    logs = trainer._logs
-    log: dict[str, Any] = {name: list(logs[name]) for name in _LOGGED}
-    for kind in _LOGGED_BY_NAME:
-        log[kind] = {name: list(values) for name, values in logs[kind].items()}
+def _log_to_save(trainer: Any) -> dict[str, Any] | None:
+    """That log in JSON's types; None where it has no such form (images)."""
     try:
-        json.dumps(log)
+        json.dumps(trainer.rollout_log)
     except TypeError:
         return None
-    return log
+    return dict(trainer.rollout_log)
 
 
 def _restore_log(trainer: Any, log: dict[str, Any]) -> None:
-    for name in _LOGGED & log.keys():
+    for name in LOGGED & log.keys():
         trainer._logs[name].extend(log[name])
-    for kind in _LOGGED_BY_NAME:
+    for kind in LOGGED_BY_NAME:
         for name, values in log.get(kind, {}).items():
             trainer._logs[kind][name].extend(values)
+    trainer.rollout_log = log_of(trainer)
 
 
 def _rollouts_file(trainer: Any) -> str:

@@ -26,6 +26,7 @@ from covgrpo.trl.micro_batch import MicroBatch, only_advantages_act
 from covgrpo.trl.old_names import quiet_about_trl
 from covgrpo.trl.resume import EpochOrder, EpochSampler, checkpoint_for_all, load_state, rotating_by_step, save_state
 from covgrpo.trl.rollout import Rollout, scoring_inputs
+from covgrpo.trl.rollout_log import log_of
 from covgrpo.trl.sampler import sampler_of
 from covgrpo.trl.scorer import Scorer, Scores
 from covgrpo.trl.step_log import StepLog
@@ -175,6 +176,7 @@ class CovGRPOTrainer(GRPOTrainer):
         self.sampler.latest = None
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self.model.training:
+            self.rollout_log = log_of(self)
             rows = row_places(self, len(inputs))
             rollout = Rollout.sampled(batch, rows, self.num_generations, self.state.global_step)
             self.sampler.lend_scores(rollout, batch, one_turn=not self.tools)
@@ -222,8 +224,7 @@ class CovGRPOTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model: nn.Module, *args: Any, **kwargs: Any) -> Scores:
         micro, stock = self._micro, super()._get_per_token_logps_and_entropies
-        rows = None if micro is None else micro.rows
-        scores: Scores = self.phases.scoring(self.scorer.score, stock, rows, model, *args, **kwargs)
+        scores: Scores = self.phases.scoring(self.scorer.score, stock, micro and micro.rows, model, *args, **kwargs)
         return scores if micro is None else micro.scored(*scores)
 
     # Metrics and checkpoints

@@ -147,7 +147,7 @@ class RunRecorder(TrainerCallback):
 
         The last of several gives way to the one whose token has the smallest weight, which chance would rarely show.
         """
-        logs = self.trainer._logs
+        logs = getattr(self.trainer, "rollout_log", None) or self.trainer._logs
         total = len(logs["completion"])
         count = min(self.samples_per_step, total)
         if self.run is None or count == 0 or step == self._kept_step:
