@@ -307,18 +307,27 @@ def test_a_run_resumed_with_other_micro_batches_stays_on_policy(tmp_path, caplog
     """TRL counts micro-batches: the old count is one of other ones, and rollouts under way are cut otherwise."""
     before = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "num_iterations": iterations}
     after = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "num_iterations": iterations}
-    ours(tmp_path, max_steps=3, save_strategy="steps", save_steps=3, **before).train()
-    resumed = ours(tmp_path, max_steps=6, **after)
-    seen, compute = [], resumed._compute_loss
+    seen = []
 
-    def watching(model, inputs):
-        seen.append((resumed.state.global_step, int(Rollout.read(inputs).step)))
-        return compute(model, inputs)
+    def watched(**options):
+        trainer = ours(tmp_path, save_strategy="steps", save_steps=3, **options)
+        compute = trainer._compute_loss
 
-    resumed._compute_loss = watching
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert [now for now, _ in seen] == [3, 3, 4, 4, 5, 5]
-    assert all(now - sampled < iterations for now, sampled in seen)
+        def watching(model, inputs):
+            rollout = Rollout.read(inputs)
+            seen.append((trainer.state.global_step, int(rollout.step), rollout.row_B.tolist()))
+            return compute(model, inputs)
+
+        trainer._compute_loss = watching
+        return trainer
+
+    watched(max_steps=3, **before).train()
+    rows_before = {row for _, _, rows in seen for row in rows}
+    seen.clear()
+    watched(max_steps=6, **after).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert [now for now, _, _ in seen] == [3, 3, 4, 4, 5, 5]
+    assert all(now - sampled < iterations for now, sampled, _ in seen)
+    assert not rows_before & {row for _, _, rows in seen for row in rows}, "no row's place, nor its noise, comes again"
     assert "was written with rollout batches split otherwise" in caplog.text
 
 

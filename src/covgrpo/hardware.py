@@ -22,6 +22,11 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """Float64, or float32 on devices without it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def best_device() -> torch.device:
     """Return the accelerator, or the CPU where there is none."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

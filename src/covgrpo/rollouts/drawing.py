@@ -16,6 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from covgrpo.hardware import widest_float
 from covgrpo.rollouts.settings import SamplingSettings
 
 _BLOCK = 256  # vocabulary entries summed before the cumulative sum
@@ -40,7 +41,7 @@ class Drawing:
         u (n, 1): uniform numbers to draw by, in the generator's place.
         """
         if u is None:
-            u = torch.rand(len(logits), 1, dtype=_wide(logits), device=logits.device, generator=generator)
+            u = torch.rand(len(logits), 1, dtype=widest_float(logits.device), device=logits.device, generator=generator)
         size = max(1, _TILE_BYTES.get(logits.device.type, _TILE_BYTES_ELSEWHERE) // (4 * logits.shape[1]))
         tiles = zip(logits.split(size), ids.split(size), u.split(size), strict=True)
         tokens, logps, entropies = zip(*(self._draw(*tile) for tile in tiles), strict=True)
@@ -120,7 +121,3 @@ def _scan(x: Tensor) -> Tensor:
         x = torch.cat([x[:, :shift], x[:, shift:] + x[:, :-shift]], dim=1)
         shift *= 2
     return x
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64

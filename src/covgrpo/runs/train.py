@@ -13,6 +13,7 @@ from typing import Any
 from covgrpo.errors import UserError
 from covgrpo.models.resolve import DTYPES
 from covgrpo.processes import from_first
+from covgrpo.runs.adapters import adapter_config, check_base
 from covgrpo.runs.held_out import HeldOut, OtherProblems, kept_evaluation, load_other
 from covgrpo.runs.hub import HUB_OPTIONS, HubRepository
 from covgrpo.runs.libraries import quiet_libraries
@@ -86,14 +87,9 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     from accelerate import PartialState
 
     from covgrpo.models import load_model, resolve_model
-    from covgrpo.models.resolve import is_adapter
 
     resolve_model(options.model)
-    if is_adapter(options.model) and (options.lora_r or options.beta):
-        raise UserError(
-            f"model {options.model} is an adapter: its base model alone would be what lora_r adds to, or beta's "
-            "reference; merge it first (peft: merge_and_unload) and train the merged model's folder."
-        )
+    check_base(options)
     for sentence in lacking(options):
         raise UserError(sentence)
     args = trainer_config(options)
@@ -304,27 +300,13 @@ class _Session:
                 train_dataset=self._dataset(),
                 processing_class=tokenizer,
                 callbacks=[recorder, LastStep(self.options.steps)],
-                peft_config=self._adapters(),
+                peft_config=adapter_config(self.options),
             )
         except (ValueError, ImportError) as error:
             raise UserError(" ".join(str(error).split())) from error
         trainer.remove_callback(PrinterCallback)
         recorder.trainer = trainer
         return trainer
-
-    def _adapters(self) -> Any:
-        if not self.options.lora_r:
-            return None
-        try:
-            from peft import LoraConfig
-        except ImportError as error:
-            raise UserError("lora_r needs peft: pip install covgrpo[peft].") from error
-        return LoraConfig(
-            r=self.options.lora_r,
-            lora_alpha=self.options.lora_alpha,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
 
     def _dataset(self) -> Any:
         from datasets import Dataset

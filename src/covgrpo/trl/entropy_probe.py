@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from covgrpo.hardware import widest_float
 from covgrpo.trl.gathering import gather_column
 from covgrpo.trl.rollout import scoring_inputs, valid_tokens
 
@@ -58,7 +59,7 @@ class EntropyProbe:
         along, square = 0.0, 0.0
         for parameter, old in self._weights:
             if parameter.grad is not None:
-                wide = _wide(parameter)
+                wide = widest_float(parameter.device)
                 along += ((parameter - old) * parameter.grad).sum(dtype=wide).item()
                 square += parameter.grad.square().sum(dtype=wide).item()
         self._eta = -along / square if square else 0.0
@@ -88,9 +89,5 @@ class EntropyProbe:
         for inputs in self._inputs:
             text, multimodal = scoring_inputs(inputs)
             _, entropies, _ = self.score(model, *text, compute_entropy=True, **multimodal)
-            parts.append(entropies[valid_tokens(inputs).bool()].to(_wide(entropies)))
+            parts.append(entropies[valid_tokens(inputs).bool()].to(widest_float(entropies.device)))
         return gather_column(self.accelerator, torch.cat(parts))
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from covgrpo.hardware import widest_float
 from covgrpo.trl.methods import NO_CLIPPING
 
 # Loss types of the form above; cispo, sapo and vespo treat the ratio otherwise.
@@ -58,9 +59,9 @@ def inert_penalty(args: Any) -> str | None:
 
 def penalise(inputs: dict[str, Any], penalties: Tensor, logps: Tensor) -> Tensor:
     """Take the penalty off ``inputs["advantages"]`` for ``logps`` (B, T); return them as the loss has to take them."""
-    has_float64 = logps.device.type != "mps"
-    logps = logps.double() if has_float64 else logps
+    wide = widest_float(logps.device)
+    logps = logps.to(wide)
     log_ratio = logps - inputs["old_per_token_logps"]
-    inverse_ratio = torch.exp(-log_ratio.clamp(min=-(_REACH if has_float64 else _REACH_WITHOUT_FLOAT64)))
+    inverse_ratio = torch.exp(-log_ratio.clamp(min=-(_REACH if wide == torch.float64 else _REACH_WITHOUT_FLOAT64)))
     inputs["advantages"] = inputs["advantages"] - penalties * log_ratio.abs() * inverse_ratio
     return logps

@@ -82,9 +82,7 @@ def save_state(trainer: Any, folder: Path) -> None:
         save_file(_flat(pending), folder / _rollouts_file(trainer))
     if trainer.args.should_save:
         others = [_others(micro) for micro in pending] if pending is not None else None
-        processes = trainer.accelerator.num_processes
-        state = {"micro_batches_done": trainer._step, "pending": others, "processes": processes}
-        state["split"] = _split(trainer)
+        state = {"micro_batches_done": trainer._step, "pending": others, **_split(trainer)}
         if pending is not None and (log := _log_to_save(trainer)) is not None:
             state["log"] = log
         if trainer.entropy_hold is not None:
@@ -151,9 +149,21 @@ def _split(trainer: Any) -> dict[str, int]:
     }
 
 
-def _is_split_alike(trainer: Any, state: dict[str, Any]) -> bool:
-    split = _split(trainer)
-    return bool(state.get("split", split) == split)
+def _rows(micro_batches: int, split: dict[str, int]) -> int:
+    """Rollouts of the run after so many micro-batches of a process, its last rollout batch whole."""
+    batches = -(-micro_batches // (split["steps_per_generation"] * split["num_iterations"]))
+    return batches * split["steps_per_generation"] * split["per_device_train_batch_size"] * split["processes"]
+
+
+def _micro_batches(rows: int, split: dict[str, int]) -> int:
+    """TRL's count at the first rollout batch whose rows come after ``rows``: no row's place, nor its noise, twice."""
+    of_batch = split["steps_per_generation"] * split["per_device_train_batch_size"] * split["processes"]
+    return -(-rows // of_batch) * split["steps_per_generation"] * split["num_iterations"]
+
+
+def _split_of(trainer: Any, state: dict[str, Any]) -> dict[str, int]:
+    """The split of a checkpoint; what an earlier version did not note is as it is now."""
+    return {name: state.get(name, now) for name, now in _split(trainer).items()}
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any] | None:
@@ -163,17 +173,12 @@ def _read_state(checkpoint: Path) -> dict[str, Any] | None:
 
 def _lacking(trainer: Any, checkpoint: Path, state: dict[str, Any]) -> list[str]:
     """The files of a checkpoint that this process needs and does not find."""
-    index, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    before, now = _split_of(trainer, state), _split(trainer)
     needed = [_STATE, _THEIR_STATE]
-    if state["pending"] is not None and _is_split_alike(trainer, state):
+    if state["pending"] is not None and before == now:
         needed.append(_rollouts_file(trainer))
-    if state.get("processes", processes) != processes:
-        logger.warning(
-            f"{checkpoint} was written by {state['processes']} processes and goes on with {processes}: from the same "
-            "weights and optimizer, by other random numbers."
-        )
-    elif processes > 1 and not trainer.args.save_only_model:
-        needed.append(f"rng_state_{index}.pth")
+    if before["processes"] == now["processes"] > 1 and not trainer.args.save_only_model:
+        needed.append(f"rng_state_{trainer.accelerator.process_index}.pth")
     return [name for name in needed if not (checkpoint / name).is_file()]
 
 
@@ -197,13 +202,11 @@ def load_state(trainer: Any, checkpoint: str | None) -> None:
     if trainer.entropy_hold is not None and "entropy_hold" in state:
         trainer.entropy_hold.load_state_dict(state["entropy_hold"])
         trainer.weigher.weighting = trainer.entropy_hold.weighting
-    if not _is_split_alike(trainer, state):
-        # The count is in other units. Up to the next rollout batch: no row's place, nor its noise, comes again.
-        every = trainer.args.steps_per_generation * trainer.num_iterations
-        trainer._step = -(-done // every) * every
+    if (before := _split_of(trainer, state)) != _split(trainer):
+        trainer._step = _micro_batches(_rows(done, before), _split(trainer))
         logger.warning(
-            f"{checkpoint} was written with rollout batches split otherwise ({state['split']}): the run goes on with "
-            "new rollouts, by other random numbers."
+            f"{checkpoint} was written with rollout batches split otherwise ({before}): the run goes on from the same "
+            "weights and optimizer with new rollouts, by other random numbers."
         )
     elif state["pending"] is not None:
         path = Path(checkpoint) / _rollouts_file(trainer)
@@ -226,7 +229,8 @@ def _log_to_save(trainer: Any) -> dict[str, Any] | None:
         json.dumps(trainer.rollout_log)
     except TypeError:
         return None
-    return dict(trainer.rollout_log)
+    log: dict[str, Any] = trainer.rollout_log
+    return log
 
 
 def _restore_log(trainer: Any, log: dict[str, Any]) -> None:
