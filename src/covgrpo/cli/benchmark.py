@@ -164,10 +164,10 @@ def _completions(args: argparse.Namespace, model: str | None, problems: list[Any
 
 def _model_folder(name: str) -> str:
     """A run folder's model, or the name itself."""
-    from covgrpo.models.resolve import has_tokenizer
+    from covgrpo.models.resolve import is_run
 
     folder = user_path(name)
-    if (folder / "config.json").is_file() and not has_tokenizer(folder) and (folder / "model").is_dir():
+    if is_run(folder) and (folder / "model").is_dir():
         return str(folder / "model")
     return name
 

@@ -82,11 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _model_and_options(name: str, args: argparse.Namespace) -> tuple[str, TrainOptions]:
     """Take the model and the prompt's options: a run's own, or defaults, changed by the flags."""
-    from covgrpo.models.resolve import has_tokenizer
+    from covgrpo.models.resolve import is_run
 
     folder, values = user_path(name), {}
     model = name
-    if (folder / "config.json").is_file() and not has_tokenizer(folder):
+    if is_run(folder):
         values = _run_options(folder)
         model = str(folder / "model")
         if not Path(model).is_dir():

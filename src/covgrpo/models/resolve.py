@@ -122,8 +122,13 @@ def is_adapter(name: str) -> bool:
     return (user_path(name) / _ADAPTER_CONFIG).is_file()
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's and no model's: both have a ``config.json``, a model's has a tokenizer beside it."""
+    return (folder / "config.json").is_file() and not has_tokenizer(folder)
+
+
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer's vocabulary, as a model's does and a run's does not."""
+    """Whether a folder holds a tokenizer's vocabulary."""
     return any((folder / f).is_file() for f in _TOKENIZER_FILES)
 
 
