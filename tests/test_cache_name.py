@@ -47,7 +47,7 @@ def named(kind, name, source):
 @torch.no_grad()
 def test_the_sampler_draws_the_same_whatever_the_name(monkeypatch, name, grouped):
     if not grouped:
-        monkeypatch.setattr(decoding, "serves_our_attention", lambda model, device: False)
+        monkeypatch.setattr(decoding, "takes_our_attention", lambda model: False)
     plain = tiny_model().eval()
     model = named(LlamaForCausalLM, name, plain)
     assert cache_name(model) == name and why_not_sampled(model) is None
@@ -59,7 +59,7 @@ def test_the_sampler_draws_the_same_whatever_the_name(monkeypatch, name, grouped
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_shared_prompts_in_stages_whatever_the_name(monkeypatch, name):
-    monkeypatch.setattr(shared_prompt, "serves_our_attention", lambda model, device: False)
+    monkeypatch.setattr(shared_prompt, "takes_our_attention", lambda model: False)
     plain = tiny_model().model.eval()
     ids = torch.tensor([[*PROMPTS[0], 50, 51, 52], [*PROMPTS[0], 60, 61, 62], [0, *PROMPTS[1], 70, 71, 72]])
     batch = SharedPrompts.from_rows(ids, (ids != 0).long(), completion_length=3)

@@ -35,7 +35,7 @@ def test_the_gpu_tests_run_on_a_cpu_when_asked_to_and_skip_otherwise(tmp_path, s
 def test_a_case_is_measured_and_written(tmp_path, script, monkeypatch):
     page = tmp_path / "gpu.md"
     page.write_text(f"# On a GPU\n{script.BEGIN}\nNot run yet.\n{script.END}\nThe end.\n")
-    monkeypatch.setattr(script, "CASES", {"checkpointing": {"gradient_checkpointing": True}})
+    monkeypatch.setattr(script, "CASES", {"tiny": {"checkpointing": {"gradient_checkpointing": True}}})
     small = {"prompts_per_step": 2, "num_generations": 2, "prompt_length": 12, "completion_length": 4}
     monkeypatch.setattr(script, "WORKLOAD", {**small, "zero_share": 0.0})
     monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--shapes", "tiny", "--steps", "1", "--output", str(page)])
@@ -55,8 +55,8 @@ def test_a_case_that_fails_is_a_line(script, monkeypatch):
 
     monkeypatch.setattr(script, "measure", fails)
     rows = script.rows_of(["tiny"], 1)
-    assert len(rows) == len(script.CASES)
-    assert all("failed: out of memory" in row and row.count("|") == 10 for row in rows)
+    assert len(rows) == len(script.CASES["tiny"])
+    assert all("failed: out of memory" in row and row.count("|") == len(script.COLUMNS) + 1 for row in rows)
 
 
 def test_failed_tests_are_named(tmp_path, script):

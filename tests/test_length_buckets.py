@@ -48,8 +48,8 @@ def test_long_rows_are_padded_by_a_32nd_at_most_where_forwards_are_free(lengths:
 
 @pytest.fixture
 def in_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path of accelerators: prompts first, then completions in buckets on copies of their prompts' caches."""
-    monkeypatch.setattr(shared_prompt, "serves_our_attention", lambda model, device: False)
+    """The path of models that take no attention of ours: prompts, then completions on copies of their caches."""
+    monkeypatch.setattr(shared_prompt, "takes_our_attention", lambda model: False)
 
 
 def test_buckets_change_no_hidden_state_and_no_gradient(monkeypatch: pytest.MonkeyPatch, in_stages: None) -> None:

@@ -190,7 +190,7 @@ def test_finished_rows_leave_the_batch():
 @pytest.fixture
 def without_groups(monkeypatch):
     """Prompts' caches are copied for every row, as on accelerators."""
-    monkeypatch.setattr(decoding, "serves_our_attention", lambda model, device: False)
+    monkeypatch.setattr(decoding, "takes_our_attention", lambda model: False)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -9,8 +9,8 @@ from tiny import tiny_config, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
-from covgrpo.forward import SharedPrompts, shared_prompt, sharing_prompts, why_not_shareable
-from covgrpo.forward.shared_prompt import _for_rows
+from covgrpo.forward import SharedPrompts, shared_prompt, sharing_prompts, token_tree, why_not_shareable
+from covgrpo.forward.rows_by_prompt import for_rows
 from covgrpo.trl import sampler, scorer
 
 pytestmark = pytest.mark.slow
@@ -128,8 +128,12 @@ def test_sampled_rollouts_train_as_stock_on_the_same_completions(tmp_path):
     )
 
 
+@pytest.mark.parametrize("fused_kernels", [False, True])  # True: as on accelerators
 @pytest.mark.parametrize("on_policy", [True, False])
-def test_gradient_checkpointing_shares_the_prompts_all_the_same(tmp_path, caplog, on_policy):
+def test_gradient_checkpointing_shares_the_prompts_all_the_same(
+    tmp_path, caplog, monkeypatch, on_policy, fused_kernels
+):
+    monkeypatch.setattr(token_tree, "_by_fused_kernels", lambda device: fused_kernels)
     options = {"gradient_checkpointing": True, "max_steps": 3, "num_iterations": 1 if on_policy else 2}
     theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7), **options)
     theirs.train()
@@ -259,11 +263,13 @@ PROMPTS = {
 
 @pytest.mark.parametrize("own", PROMPTS)
 @pytest.mark.parametrize("completions", [((40, 41, 42), (43, 44), (45,)), ((40,), (41,))], ids=["ragged", "one token"])
-@pytest.mark.parametrize("how", ["in one pass", "in stages"])
+@pytest.mark.parametrize("how", ["in one pass", "in one pass by fused kernels", "in stages"])
 def test_shared_tokens_change_no_hidden_state_and_no_gradient(own, completions, how, monkeypatch):
     """Against each row forwarded alone without padding."""
     if how == "in stages":
-        monkeypatch.setattr(shared_prompt, "serves_our_attention", lambda model, device: False)
+        monkeypatch.setattr(shared_prompt, "takes_our_attention", lambda model: False)
+    if how == "in one pass by fused kernels":  # as on accelerators
+        monkeypatch.setattr(token_tree, "_by_fused_kernels", lambda device: True)
     model = tiny_model(scale=4.0)
     prefix = () if own == "nothing in common" else tuple(range(20, 31))
     rows = [(p, c) for p in (prefix + o for o in PROMPTS[own]) for c in completions]
@@ -281,7 +287,8 @@ def test_shared_tokens_change_no_hidden_state_and_no_gradient(own, completions, 
     with sharing_prompts(model.model):
         hidden = model.model(shared_prompt=SharedPrompts.from_rows(ids, mask, width)).last_hidden_state[0]
     embed.remove()
-    if how == "in one pass":  # every token once: the prefix, the prompts' rests, all but the last of each completion
+    if how.startswith("in one pass"):
+        # Every token once: the prefix, the prompts' rests, all but the last token of each completion.
         fed = len(PROMPTS[own]) * sum(len(c) - 1 for c in completions)
         assert seen == [(1, len(prefix) + sum(map(len, PROMPTS[own])) + fed)]
     elif prefix and len(PROMPTS[own]) > 1:
@@ -301,7 +308,7 @@ def test_gradients_of_shared_prompts_add_up_in_order_and_in_float32():
     runs = []
     for _ in range(20):
         prompts.grad = None
-        _for_rows(prompts, row).backward(grad)
+        for_rows(prompts, row).backward(grad)
         runs.append(prompts.grad)
     assert all(torch.equal(run, runs[0]) for run in runs)
     exact = torch.stack([grad[row == p].double().sum(dim=0) for p in range(4)])

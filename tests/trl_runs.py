@@ -148,7 +148,7 @@ class ReferenceWeighted(GRPOTrainer):
         valid = batch["completion_mask"] * batch.get("tool_mask", torch.ones_like(batch["completion_mask"]))
         groups = [row // self.num_generations if self.scope == "group" else 0 for row in range(len(logps))]
         weight = self.weigh(logps.double().tolist(), batch["advantages"].double().tolist(), valid.tolist(), groups)
-        self.applied = torch.tensor(weight)[valid.bool()]  # (N,)
+        self.applied = torch.tensor(weight)[valid.bool().cpu()]  # (N,)
         batch["advantages"] = batch["advantages"][:, None] * torch.tensor(weight, device=logps.device)
         return batch
 

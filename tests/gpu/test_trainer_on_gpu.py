@@ -1,11 +1,14 @@
 """The trainer on the accelerator beside stock TRL: gradients, checkpointing, micro-batches, memory, resuming."""
 
 import copy
+import json
 
 import pytest
 import torch
 from tiny import tiny_model
 from trl_runs import logs, ours, reference_weighted, relative, scripted_rollouts, stock, weights
+
+from covgrpo.cli import main
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
@@ -76,6 +79,30 @@ def test_the_shared_path_serves_and_passes_its_check(tmp_path, on_gpu, precision
     assert set(mine.scorer.first_use.values()) == {None}
 
 
+def test_the_checks_allow_for_tf32(tmp_path, on_gpu, device):
+    if device.type != "cuda":
+        pytest.skip("TF32 is CUDA's")
+    before = torch.get_float32_matmul_precision()
+    try:
+        mine = ours(tmp_path, max_steps=1, tf32=True, bf16=False, **on_gpu)
+        mine.train()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(mine.scorer.first_use.values()) == {None} and mine.sampler.refused is None
+
+
+def test_a_run_of_the_command_line_trains_there(tmp_path, tiny_folder, device, capsys):
+    run = tmp_path / "run"
+    words = ["--task", "addition", "--steps", "2", "--evaluate", "--output", str(run), "--num-generations", "4"]
+    words += ["--prompts-per-step", "2", "--max-completion-length", "8", "--eval-problems", "4"]
+    assert main(["train", "--model", str(tiny_folder), *words]) == 0
+    assert main(["report", str(run)]) == 0
+    config = json.loads((run / "config.json").read_text())["trainer"]
+    assert config["use_cpu"] is (device.type == "cpu") and config["gradient_checkpointing"] is not config["use_cpu"]
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in steps if "loss" in record] == [1, 2]
+
+
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path, on_gpu):
     options = {"save_strategy": "steps", "save_steps": 2, "rollouts": scripted_rollouts(7), **on_gpu}
     whole = ours(tmp_path / "a", max_steps=4, **{**options, "rollouts": None})
@@ -99,17 +126,19 @@ def test_a_copy_of_the_trained_model_is_a_plain_model(tmp_path, on_gpu, device):
     assert torch.equal(mine.model(ids).logits, before)
 
 
-def test_memory_is_no_more_than_stock_trls(tmp_path, on_gpu, device):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_memory_is_no_more_than_stock_trls(tmp_path, on_gpu, device, checkpointing):
     if device.type != "cuda":
         pytest.skip("memory is counted on CUDA alone")
     shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 32_000}
     prompt = "x" * 200
+    options = {"gradient_checkpointing": checkpointing, **on_gpu}
     peaks = {}
     for side, build in (("trl", stock), ("covgrpo", ours)):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        trainer = build(tmp_path / side, model=tiny_model(scale=1.0, **shape), max_steps=2, **on_gpu)
-        trainer.train_dataset = trainer.train_dataset.map(lambda _: {"prompt": prompt})
+        trainer = build(tmp_path / side, model=tiny_model(scale=1.0, **shape), max_steps=2, **options)
+        trainer.train_dataset = trainer.train_dataset.map(lambda _: {"prompt": [{"role": "user", "content": prompt}]})
         trainer.train()
         peaks[side] = torch.cuda.max_memory_allocated()
         del trainer

@@ -1,6 +1,6 @@
 """Forward passes without repeated work: every token once, padding left out, the vocabulary in tiles."""
 
-from covgrpo.forward.attention_interface import attending_by, refuse_our_attention, serves_our_attention
+from covgrpo.forward.attention_interface import attending_by, refuse_our_attention, takes_our_attention
 from covgrpo.forward.cache_name import cache_argument, cache_name, cache_of
 from covgrpo.forward.group_cache import GroupCache
 from covgrpo.forward.growing_cache import is_plain, make_growing
@@ -21,7 +21,7 @@ __all__ = [
     "is_plain",
     "make_growing",
     "refuse_our_attention",
-    "serves_our_attention",
     "sharing_prompts",
+    "takes_our_attention",
     "why_not_shareable",
 ]

@@ -128,13 +128,10 @@ def _attend(
 ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
 
 
-def serves_our_attention(model: Any, device: torch.device) -> bool:
-    """Whether a model's layers may attend by ours.
-
-    On CPUs, where stock attention spends more on copies than on products; a model that has refused is not asked again.
-    """
+def takes_our_attention(model: Any) -> bool:
+    """Whether a model's layers may attend by ours; a model that has refused is not asked again."""
     takes_any = getattr(model, "_supports_attention_backend", False)
-    return device.type == "cpu" and takes_any and type(model.config) not in _refusing
+    return takes_any and type(model.config) not in _refusing
 
 
 def refuse_our_attention(model: Any) -> None:

@@ -1,6 +1,7 @@
 """Which rows belong to which prompt, and moving tensors between a row layout and a prompt layout."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ class RowGroups:
     """N rows over P prompts; R is the largest number of rows of a prompt.
 
     Args:
+        prompt_of_row: (N,) each row's prompt.
         slot_of_row: (N,) place of each row among P x R slots, prompt after prompt.
         num_prompts: P.
         size: R.
@@ -19,6 +21,7 @@ class RowGroups:
 
     """
 
+    prompt_of_row: Tensor
     slot_of_row: Tensor
     num_prompts: int
     size: int
@@ -37,7 +40,7 @@ class RowGroups:
         mask = prompt_mask.bool()
         slot_of_row = prompt_of_row * size + rank
         aligned = bool((slot_of_row.diff() == 1).all()) and len(slot_of_row) == num_prompts * size
-        return cls(slot_of_row, num_prompts, size, None if bool(mask.all()) else mask, aligned)
+        return cls(prompt_of_row, slot_of_row, num_prompts, size, None if bool(mask.all()) else mask, aligned)
 
     def by_prompt(self, values: Tensor) -> Tensor:
         """(N, ...) -> (P, R, ...); slots without a row are 0."""
@@ -51,3 +54,29 @@ class RowGroups:
         """(P, R, ...) -> (N, ...)."""
         slots = values.flatten(0, 1)
         return slots if self.aligned else slots.index_select(0, self.slot_of_row)
+
+
+def for_rows(of_prompts: Tensor, prompt_of_row: Tensor) -> Tensor:
+    """Index (P, ...) for every row: (N, ...)."""
+    return _ForRows.apply(of_prompts, prompt_of_row)
+
+
+class _ForRows(torch.autograd.Function):
+    """Indexing whose backward adds the rows of a prompt in float32 and in order.
+
+    The backward of plain indexing adds in the tensor's own dtype, by atomic operations whose order changes from run to
+    run: sixteen bf16 gradients added so lose digits, and the same seed would not give the same weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, of_prompts: Tensor, prompt_of_row: Tensor) -> Tensor:
+        ctx.save_for_backward(prompt_of_row)
+        ctx.num_prompts = len(of_prompts)
+        return of_prompts.index_select(0, prompt_of_row)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (prompt_of_row,) = ctx.saved_tensors
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        total = torch.zeros(ctx.num_prompts, *grad.shape[1:], dtype=dtype, device=grad.device)
+        return total.index_add_(0, prompt_of_row, grad.to(dtype)).to(grad.dtype), None

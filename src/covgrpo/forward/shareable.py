@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from covgrpo.forward.attention_interface import checkpoints, recomputes, serves_our_attention
+from covgrpo.forward.attention_interface import checkpoints, recomputes, takes_our_attention
 
 
 def why_not_shareable(model: PreTrainedModel) -> str | None:
@@ -25,7 +25,7 @@ def why_not_shareable(model: PreTrainedModel) -> str | None:
 
 def _recomputes_our_attention(model: PreTrainedModel) -> bool:
     """Whether all tokens go through one pass, which needs no cache, and a recomputed layer attends as it did."""
-    return serves_our_attention(model, model.device) and recomputes(model)
+    return takes_our_attention(model) and recomputes(model)
 
 
 def _has_dropout(model: PreTrainedModel) -> bool:

@@ -25,12 +25,13 @@ from covgrpo.forward.attention_interface import (
     checkpoints,
     recomputing_by,
     refuse_our_attention,
-    serves_our_attention,
+    takes_our_attention,
 )
 from covgrpo.forward.cache_name import cache_argument, cache_of, take_cache
 from covgrpo.forward.group_cache import check_plain
 from covgrpo.forward.length_buckets import length_buckets
 from covgrpo.forward.not_shareable import NotShareableError
+from covgrpo.forward.rows_by_prompt import for_rows
 from covgrpo.forward.token_tree import TokenTree
 
 _PLAIN_ATTENTION_BYTES = 64 * 2**20
@@ -60,7 +61,7 @@ class SharedPrompts:
 
     @classmethod
     def from_rows(cls, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> "SharedPrompts":
-        """Split rows (N, L+T) into prompt and completion and keep each distinct prompt once."""
+        """Split rows (N, L+T) into prompt and completion and keep each distinct prompt once, in order of appearance."""
         length = input_ids.shape[1] - completion_length
         prompt_mask = attention_mask[:, :length]
         keys = torch.cat([input_ids[:, :length].masked_fill(prompt_mask == 0, -1), prompt_mask], dim=1)
@@ -69,10 +70,11 @@ class SharedPrompts:
         first_row = torch.full((num_prompts,), len(keys), device=keys.device).scatter_reduce_(
             0, prompt_of_row, torch.arange(len(keys), device=keys.device), "amin"
         )
+        first_row, order = first_row.sort()
         return cls(
             prompt_ids=input_ids[first_row, :length],
             prompt_mask=prompt_mask[first_row],
-            prompt_of_row=prompt_of_row,
+            prompt_of_row=order.argsort()[prompt_of_row],
             completion_ids=input_ids[:, length:],
             completion_mask=attention_mask[:, length:],
         )
@@ -107,7 +109,7 @@ def sharing_prompts(backbone: nn.Module) -> Iterator[None]:
 
 
 def _forward_shared(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) -> Any:
-    if serves_our_attention(model, batch.prompt_ids.device):
+    if takes_our_attention(model):
         try:
             return _forward_tree(forward, model, batch, rotary)
         except NotShareableError:
@@ -124,7 +126,7 @@ def _forward_tree(forward: Any, model: Any, batch: SharedPrompts, rotary: bool) 
     with recomputing, attending_by(tree, config):
         output = forward(input_ids=tree.ids, position_ids=tree.positions, use_cache=False)
     places = tree.predicting(batch.prompt_of_row, batch.completion_mask.bool())
-    output.last_hidden_state = _for_rows(output.last_hidden_state[0], places)[None]
+    output.last_hidden_state = for_rows(output.last_hidden_state[0], places)[None]
     return output
 
 
@@ -159,7 +161,7 @@ def _forward_in_stages(forward: Any, model: Any, batch: SharedPrompts, rotary: b
     num_fed = (valid.sum(dim=1) - 1).clamp(min=0)
     parts, places = [], []
     for rows, width in length_buckets(num_fed, _BUCKET_COST.get(valid.device.type, _BUCKET_COST_ELSEWHERE)):
-        hidden = _for_rows(last_hidden, batch.prompt_of_row[rows])
+        hidden = for_rows(last_hidden, batch.prompt_of_row[rows])
         if width > 0:
             completion = _forward_completions(forward, model, batch, layout, cache, rows, width)
             hidden = torch.cat([hidden, completion], dim=1)
@@ -287,31 +289,5 @@ def _copy_cache(cache: Any, prompt_of_row: Tensor) -> DynamicCache:
     repeated = DynamicCache()
     layers: list[Any] = cache.layers
     for index, layer in enumerate(layers):
-        repeated.update(_for_rows(layer.keys, prompt_of_row), _for_rows(layer.values, prompt_of_row), index)
+        repeated.update(for_rows(layer.keys, prompt_of_row), for_rows(layer.values, prompt_of_row), index)
     return repeated
-
-
-def _for_rows(of_prompts: Tensor, prompt_of_row: Tensor) -> Tensor:
-    """Index (P, ...) for every row: (N, ...)."""
-    return _ForRows.apply(of_prompts, prompt_of_row)
-
-
-class _ForRows(torch.autograd.Function):
-    """Indexing whose backward adds the rows of a prompt in float32 and in order.
-
-    The backward of plain indexing adds in the tensor's own dtype, by atomic operations whose order changes from run to
-    run: sixteen bf16 gradients added so lose digits, and the same seed would not give the same weights.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, of_prompts: Tensor, prompt_of_row: Tensor) -> Tensor:
-        ctx.save_for_backward(prompt_of_row)
-        ctx.num_prompts = len(of_prompts)
-        return of_prompts.index_select(0, prompt_of_row)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (prompt_of_row,) = ctx.saved_tensors
-        dtype = torch.promote_types(grad.dtype, torch.float32)
-        total = torch.zeros(ctx.num_prompts, *grad.shape[1:], dtype=dtype, device=grad.device)
-        return total.index_add_(0, prompt_of_row, grad.to(dtype)).to(grad.dtype), None

@@ -9,6 +9,7 @@ Shapes: M tokens of the tree, S of the prefix, P prompts, R tokens of a prompt's
 tokens of a completion at most, K key heads, H query heads, D head size.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from covgrpo.forward.attention_interface import lowered
+from covgrpo.forward.fused_rows import FusedRows, RowLevel
 from covgrpo.forward.group_attention import attend, attend_backward
 from covgrpo.forward.rows_by_prompt import RowGroups
 
@@ -46,6 +48,12 @@ class Branches:
     def take(self, packed: Tensor) -> Tensor:
         """(M, heads, D) -> (n, heads, t, D)."""
         return packed.index_select(0, self.places.flatten()).unflatten(0, self.places.shape).transpose(1, 2)
+
+    def behind(self, shared: Tensor) -> RowLevel:
+        """The rows behind shared tokens at these places (P, L)."""
+        prompt_of_row, mask = self.groups.prompt_of_row, self.groups.prompt_mask
+        shared_valid = None if mask is None else mask[prompt_of_row]
+        return RowLevel(self.places, self.valid, shared[prompt_of_row], shared_valid)
 
     def put(self, rows: Tensor, packed: Tensor) -> None:
         """Write (n, heads, t, D) to the tokens' places in (M, heads, D)."""
@@ -127,13 +135,35 @@ class TokenTree:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of all tokens: query (1, H, M, D), key and value (1, K, M, D) -> (1, H, M, D)."""
-        out: Tensor = _TreeAttention.apply(lowered(query), lowered(key), lowered(value), self, scaling)
+        q, k, v = lowered(query), lowered(key), lowered(value)
+        if _by_fused_kernels(query.device):
+            q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+            return self._fused_rows.attend(q, k, v, scaling).transpose(0, 1)[None]
+        out: Tensor = _TreeAttention.apply(q, k, v, self, scaling)
         return out
+
+    @functools.cached_property
+    def _fused_rows(self) -> FusedRows:
+        """The levels as rows, worked out once for all layers."""
+        num_prompts, device = len(self.prompts.places), self.ids.device
+        prefix = torch.arange(self.prefix_length, device=device).expand(num_prompts, -1)
+        behind = [(self.prompts, prefix)]
+        if self.prefix_length:
+            root = Branches.only(self.prefix_length, device)
+            behind.insert(0, (root, root.places[:, :0]))
+        if self.completions is not None:
+            whole = torch.cat([prefix, self.prompts.places], dim=1)
+            behind.append((self.completions, whole))
+        return FusedRows.of([branches.behind(shared) for branches, shared in behind])
 
 
 def _places(valid: Tensor, start: int) -> Tensor:
     """Where the valid tokens lie that are packed row by row from ``start``."""
     return (valid.flatten().cumsum(0).view_as(valid) - 1 + start).masked_fill(~valid, 0)
+
+
+def _by_fused_kernels(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 class _TreeAttention(torch.autograd.Function):

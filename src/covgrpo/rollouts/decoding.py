@@ -19,7 +19,7 @@ from covgrpo.forward import (
     is_plain,
     make_growing,
     refuse_our_attention,
-    serves_our_attention,
+    takes_our_attention,
 )
 from covgrpo.rollouts.gate import causal_lm, positions_are_relative
 
@@ -137,7 +137,9 @@ def prefill(model: nn.Module, prompts: list[list[int]], pad: int, device: torch.
         **cache_argument(causal_lm(model), cache),
     )
     cache = cache_of(output)
-    kind = _GroupedRows if is_plain(cache) and serves_our_attention(model, device) else _CopiedRows
+    # On CPUs stock attention spends more on copies than on products.
+    grouped = device.type == "cpu" and is_plain(cache) and takes_our_attention(model)
+    kind = _GroupedRows if grouped else _CopiedRows
     return Decoding(
         rows=torch.arange(len(prompts), device=device),
         ids=ids[prompt_of_row],

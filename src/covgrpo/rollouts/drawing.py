@@ -41,7 +41,10 @@ class Drawing:
         u (n, 1): uniform numbers to draw by, in the generator's place.
         """
         if u is None:
-            u = torch.rand(len(logits), 1, dtype=widest_float(logits.device), device=logits.device, generator=generator)
+            # A generator draws where it lives.
+            device = logits.device if generator is None else generator.device
+            u = torch.rand(len(logits), 1, dtype=widest_float(device), device=device, generator=generator)
+            u = u.to(logits.device, widest_float(logits.device))
         size = max(1, _TILE_BYTES.get(logits.device.type, _TILE_BYTES_ELSEWHERE) // (4 * logits.shape[1]))
         tiles = zip(logits.split(size), ids.split(size), u.split(size), strict=True)
         tokens, logps, entropies = zip(*(self._draw(*tile) for tile in tiles), strict=True)
