@@ -9,7 +9,15 @@ from tiny import tiny_config, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
 
-from covgrpo.forward import SharedPrompts, shared_prompt, sharing_prompts, token_tree, why_not_shareable
+from covgrpo.forward import (
+    SharedPrompts,
+    saves_enough,
+    shareable,
+    shared_prompt,
+    sharing_prompts,
+    token_tree,
+    why_not_shareable,
+)
 from covgrpo.forward.rows_by_prompt import for_rows
 from covgrpo.trl import sampler, scorer
 
@@ -343,3 +351,31 @@ def test_tiny_model_is_not_degenerate():
     logits = model(torch.tensor([tokenizer("q12?")["input_ids"]])).logits[0, -1]
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     assert 1.0 < entropy < 4.3
+
+
+def test_prompts_are_shared_where_it_saves_enough_for_the_device(tmp_path, monkeypatch):
+    """Elsewhere the rows are scored as in TRL, to the last bit."""
+    paths = []
+    original = scorer.Scorer._score_shared
+    monkeypatch.setattr(scorer.Scorer, "_score_shared", lambda *args: paths.append("shared") or original(*args))
+    options = {"max_steps": 2, "weighting": "none"}
+    for least, expected in ((0.0, {"shared"}), (torch.inf, set())):
+        paths.clear()
+        monkeypatch.setattr(shareable, "_LEAST_SAVED_A_LAYER", {"cpu": least})
+        mine = ours(tmp_path / str(least), rollouts=scripted_rollouts(7), **options)
+        mine.train()
+        assert set(paths) == expected
+    theirs = stock(tmp_path / "theirs", rollouts=scripted_rollouts(7), max_steps=2)
+    theirs.train()
+    assert torch.equal(weights(mine), weights(theirs))
+
+
+def test_what_sharing_saves_is_counted_in_tokens_times_weights_of_a_layer(monkeypatch):
+    model = tiny_model(num_hidden_layers=2)
+    of_a_layer = sum(p.numel() for layer in model.model.layers for p in layer.parameters()) / 2
+    prompts, completions = torch.ones(1, 5), torch.tensor([[1, 1, 0], [1, 0, 0]])
+    mask = torch.cat([prompts.expand(2, -1), completions], dim=1)
+    saved = 2 * 8 - (5 + 3)
+    for least, pays in ((saved * of_a_layer, True), (saved * of_a_layer * 1.1, False)):
+        monkeypatch.setattr(shareable, "_LEAST_SAVED_A_LAYER", {"cpu": least})
+        assert saves_enough(model.model, mask, prompts, completions) is pays

@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from covgrpo.forward import shareable
+
 
 @pytest.fixture
 def device() -> torch.device:
@@ -20,3 +22,9 @@ def device() -> torch.device:
 def on_gpu(device: torch.device) -> dict:
     """Trainer arguments that put the trainer there."""
     return {"use_cpu": device.type == "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def sharing_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share prompts in models so small that it does not pay."""
+    monkeypatch.setattr(shareable, "_LEAST_SAVED_A_LAYER_ELSEWHERE", 0.0)

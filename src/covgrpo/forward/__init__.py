@@ -5,7 +5,7 @@ from covgrpo.forward.cache_name import cache_argument, cache_name, cache_of
 from covgrpo.forward.group_cache import GroupCache
 from covgrpo.forward.growing_cache import is_plain, make_growing
 from covgrpo.forward.not_shareable import NotShareableError
-from covgrpo.forward.shareable import why_not_shareable
+from covgrpo.forward.shareable import saves_enough, why_not_shareable
 from covgrpo.forward.shared_prompt import SharedPrompts, sharing_prompts
 from covgrpo.forward.tiled_head import TiledVocabularyHead
 
@@ -21,6 +21,7 @@ __all__ = [
     "is_plain",
     "make_growing",
     "refuse_our_attention",
+    "saves_enough",
     "sharing_prompts",
     "takes_our_attention",
     "why_not_shareable",

@@ -103,5 +103,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scaling: float
     repeated = seen is not None or q.dtype == torch.float32
     if repeated:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    if seen is None and q.shape[2] == k.shape[2]:
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=not repeated)
     mask = causal_lower_right(q.shape[2], k.shape[2]) if seen is None else seen
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=not repeated)

@@ -1,9 +1,16 @@
 """Where sharing a prompt would not be exact."""
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from covgrpo.forward.attention_interface import checkpoints, recomputes, takes_our_attention
+
+# Sharing starts more kernels a layer. Where a layer's share of the work saved, tokens x weights, is less than this, an
+# accelerator waits for their starts: on an H100 with 0.5B and 1.5B models the paths break even at about 2e11.
+_LEAST_SAVED_A_LAYER = {"cpu": 0.0}
+_LEAST_SAVED_A_LAYER_ELSEWHERE = 2e11
 
 
 def why_not_shareable(model: PreTrainedModel) -> str | None:
@@ -21,6 +28,25 @@ def why_not_shareable(model: PreTrainedModel) -> str | None:
     if model.training and _has_dropout(model):
         return "dropout is on, and shared prompts would share its noise"
     return None
+
+
+def saves_enough(backbone: Any, mask: Tensor, shared_mask: Tensor, completion_mask: Tensor) -> bool:
+    """Whether sharing pays.
+
+    Args:
+        backbone: the model without its head.
+        mask: (N, L+T) of the rows, which without sharing are forwarded whole, padding and all.
+        shared_mask: (P, L) of the prompts.
+        completion_mask: (N, T).
+
+    """
+    least = _LEAST_SAVED_A_LAYER.get(mask.device.type, _LEAST_SAVED_A_LAYER_ELSEWHERE)
+    if not least:
+        return True
+    saved = mask.numel() - int(shared_mask.sum() + completion_mask.sum())
+    embedded = backbone.get_input_embeddings().weight.numel()
+    weights = sum(parameter.numel() for parameter in backbone.parameters()) - embedded
+    return saved * weights / backbone.config.get_text_config().num_hidden_layers >= least
 
 
 def _recomputes_our_attention(model: PreTrainedModel) -> bool:

@@ -96,7 +96,7 @@ def plan_training(options: TrainOptions, args: Any, processes: int = 1, shards: 
         "prompt tokens, at most": options.max_prompt_length or "as they come",
         "seed": str(options.seed),
     }
-    plan = Plan(facts, {}, {}, _downloads(options), _problems(options, args, shape, processes))
+    plan = Plan(facts, {}, {}, _downloads(options), _problems(options, args, shape, processes, shards))
     if shape is not None:
         facts["weights"] = shape.parameters
         plan.memory_bytes.update(_memory(options, args, shape, processes, shards))
@@ -194,7 +194,7 @@ def _downloads(options: TrainOptions) -> list[str]:
     return found
 
 
-def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, processes: int) -> list[str]:
+def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, processes: int, shards: str) -> list[str]:
     found = []
     if shape is None:
         found.append(f"the sizes of {options.model} are not known without loading it, so nothing is estimated")
@@ -206,8 +206,8 @@ def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, proces
                 f"{options.max_completion_length} do not fit the model's context of {shape.context}"
             )
     size, _ = options.per_device_batch(processes)
-    shares = not args.gradient_checkpointing  # what is reckoned with is no CPU, where checkpoints share as well
-    if size % options.num_generations and args.fast_path and shares:
+    shares = args.fast_path and shards == "none"
+    if size % options.num_generations and shares:
         found.append(
             f"micro-batches of {size} split groups of {options.num_generations}: exact, prompts are forwarded oftener"
         )
@@ -216,8 +216,6 @@ def _problems(options: TrainOptions, args: Any, shape: ModelShape | None, proces
     found += [sentence.rstrip(".") for sentence in lacking(options)]
     if options.lora_r and find_spec("peft") is None:
         found.append("lora_r is set and peft is not installed here (pip install covgrpo[peft])")
-    if args.fast_path and not shares:
-        found.append("gradient checkpointing keeps no cache: the update forwards each completion with its own prompt")
     if options.format_weight and options.answer_format == "plain":
         found.append("format_weight is above 0 and the plain format asks for nothing")
     return found

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from torch import Tensor, nn
 
-from covgrpo.forward import NotShareableError, SharedPrompts, sharing_prompts, why_not_shareable
+from covgrpo.forward import NotShareableError, SharedPrompts, saves_enough, sharing_prompts, why_not_shareable
 from covgrpo.hardware import float32_is_exact
 from covgrpo.rollouts.gate import causal_lm
 from covgrpo.trl.fused_head import bind_fused_head, tiled_vocabulary_head
@@ -125,12 +125,18 @@ class Scorer:
         parts = []
         for start in range(0, len(batch.ids), size):
             part = batch.rows(slice(start, start + size))
-            if part.share and part.mask[:, -part.length :].any():
-                shared = SharedPrompts.from_rows(part.ids, part.mask, part.length)
-                parts.append(self._score_shared(part.model, shared))
-            else:
-                parts.append(self._score_stock(part))
+            shared = self._shared(part)
+            parts.append(self._score_stock(part) if shared is None else self._score_shared(part.model, shared))
         return torch.cat([logps for logps, _ in parts]), torch.cat([entropies for _, entropies in parts])
+
+    def _shared(self, batch: _Batch) -> SharedPrompts | None:
+        """Rows with their prompts once; ``None`` where that cannot be, or does not pay."""
+        if not batch.share or not batch.mask[:, -batch.length :].any():
+            return None
+        shared = SharedPrompts.from_rows(batch.ids, batch.mask, batch.length)
+        backbone = causal_lm(self.accelerator.unwrap_model(batch.model)).base_model
+        pays = saves_enough(backbone, batch.mask, shared.prompt_mask, shared.completion_mask)
+        return shared if pays else None
 
     def _score_stock(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Score by TRL's own path, with what the reference model's head does not compute filled with 0."""
