@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import tiny_model
-from transformers import LlamaForCausalLM, LlamaModel
+from transformers import LlamaForCausalLM
 
-from covgrpo.forward import SharedPrompts, cache_name, cache_of, shared_prompt, sharing_prompts
-from covgrpo.forward.cache_name import take_cache
+from covgrpo.forward import cache_name, cache_of
 from covgrpo.rollouts import SamplingSettings, decoding, sample, why_not_sampled
 
 NAMES = ("cache", "past_key_values")
@@ -56,22 +55,6 @@ def test_the_sampler_draws_the_same_whatever_the_name(monkeypatch, name, grouped
     assert drawn == expected
 
 
-@pytest.mark.parametrize("name", NAMES)
-@torch.no_grad()
-def test_shared_prompts_in_stages_whatever_the_name(monkeypatch, name):
-    monkeypatch.setattr(shared_prompt, "takes_our_attention", lambda model: False)
-    plain = tiny_model().model.eval()
-    ids = torch.tensor([[*PROMPTS[0], 50, 51, 52], [*PROMPTS[0], 60, 61, 62], [0, *PROMPTS[1], 70, 71, 72]])
-    batch = SharedPrompts.from_rows(ids, (ids != 0).long(), completion_length=3)
-    hidden = []
-    for model in (plain, named(LlamaModel, name, plain)):
-        with sharing_prompts(model):
-            output = model(shared_prompt=batch)
-        hidden.append(output.last_hidden_state)
-        assert cache_of(output) is None
-    assert torch.equal(*hidden)
-
-
 def test_a_forward_without_a_cache_has_none():
     class Without(torch.nn.Module):
         config = SimpleNamespace(is_encoder_decoder=False, get_text_config=lambda: SimpleNamespace())
@@ -83,7 +66,6 @@ def test_a_forward_without_a_cache_has_none():
     assert why_not_sampled(Without()) == "its forward takes no cache"
 
 
-def test_a_cache_is_taken_out_of_an_output():
+def test_a_cache_is_found_in_an_output():
     for name in NAMES:
-        output = SimpleNamespace(**{name: 3})
-        assert (take_cache(output), cache_of(output)) == (3, None)
+        assert cache_of(SimpleNamespace(**{name: 3})) == 3

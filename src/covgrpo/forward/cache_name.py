@@ -17,15 +17,4 @@ def cache_argument(model: Any, cache: Any) -> dict[str, Any]:
 
 def cache_of(output: Any) -> Any:
     """Return the cache in a model's output; transformers alone decides its name there."""
-    return getattr(output, _name_in(output))
-
-
-def take_cache(output: Any) -> Any:
-    """Return the cache in a model's output and leave ``None`` there."""
-    cache = cache_of(output)
-    setattr(output, _name_in(output), None)
-    return cache
-
-
-def _name_in(output: Any) -> str:
-    return "cache" if hasattr(output, "cache") else "past_key_values"
+    return getattr(output, "cache" if hasattr(output, "cache") else "past_key_values")

@@ -16,18 +16,19 @@ _LEAST_SAVED_A_LAYER_ELSEWHERE = 2e11
 def why_not_shareable(model: PreTrainedModel) -> str | None:
     """Say why the shared-prompt path is not exact for this model as it is set up now; ``None`` where it is."""
     config = model.config.get_text_config()
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layer_types != {"full_attention"}:
-        return f"it mixes attention kinds ({', '.join(sorted(layer_types))})"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return "it uses sliding-window attention"
-    if model.training and checkpoints(model) and not _recomputes_our_attention(model):
-        return "gradient checkpointing is on, which keeps no cache"
-    if model.config.is_encoder_decoder:
-        return "it is an encoder-decoder"
-    if model.training and _has_dropout(model):
-        return "dropout is on, and shared prompts would share its noise"
-    return None
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    reasons = {
+        "its layers do not attend through transformers' attention interface": not takes_our_attention(model),
+        f"it mixes attention kinds ({', '.join(sorted(kinds))})": kinds != {"full_attention"},
+        "it uses sliding-window attention": windows,
+        "gradient checkpointing is reentrant or the model's own, and would not recompute shared prompts": (
+            model.training and checkpoints(model) and not recomputes(model)
+        ),
+        "it is an encoder-decoder": model.config.is_encoder_decoder,
+        "dropout is on, and shared prompts would share its noise": model.training and _has_dropout(model),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def saves_enough(backbone: Any, mask: Tensor, shared_mask: Tensor, completion_mask: Tensor) -> bool:
@@ -47,11 +48,6 @@ def saves_enough(backbone: Any, mask: Tensor, shared_mask: Tensor, completion_ma
     embedded = backbone.get_input_embeddings().weight.numel()
     weights = sum(parameter.numel() for parameter in backbone.parameters()) - embedded
     return saved * weights / backbone.config.get_text_config().num_hidden_layers >= least
-
-
-def _recomputes_our_attention(model: PreTrainedModel) -> bool:
-    """Whether all tokens go through one pass, which needs no cache, and a recomputed layer attends as it did."""
-    return takes_our_attention(model) and recomputes(model)
 
 
 def _has_dropout(model: PreTrainedModel) -> bool:
