@@ -25,7 +25,7 @@ from covgrpo.evaluation import EvalSettings
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.record.folder import RunFolder
 from covgrpo.runs.sharded import check_evaluations
-from covgrpo.runs.trainer_config import trainer_config
+from covgrpo.runs.trainer_config import _state, trainer_config
 from covgrpo.tasks import PromptFormat, load_task
 from covgrpo.verify import VerifierPool
 
@@ -281,3 +281,15 @@ def test_the_process_group_waits_as_long_as_asked(monkeypatch: pytest.MonkeyPatc
     trainer_config(TrainOptions(task="addition", trl={"ddp_timeout": 7200}))
     trainer_config(TrainOptions(task="addition"))
     assert [options["timeout"].total_seconds() for options in made] == [7200, 1800]
+
+
+def test_the_process_group_is_made_for_the_device_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+    state = SimpleNamespace(num_processes=1)
+    monkeypatch.setattr(accelerate, "PartialState", lambda **options: made.append(options["cpu"]) or state)
+
+    for given in ({"use_cpu": True}, {}):
+        for available in (True, False):
+            monkeypatch.setattr(torch.accelerator, "is_available", lambda available=available: available)
+            _state(given)
+    assert made == [True, True, False, True]

@@ -1,6 +1,7 @@
 """What TRL brings keeps working with weighted advantages: stock TRL fed by the float64 reference is the yardstick."""
 
 import functools
+import logging
 import math
 import random
 
@@ -342,3 +343,17 @@ def test_a_float64_model_with_rows_that_need_no_gradient(tmp_path):
     )  # fmt: skip
     trainer.train()
     assert trainer.state.global_step == 2 and trainer.gradients[0].dtype == torch.float64
+
+
+def test_a_compiled_model_is_scored_by_trl_and_drawn_from_uncompiled(tmp_path, caplog):
+    """The shared path would be traced anew at every step: 50 s for one of this size."""
+    options = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 1}
+    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7), **options)
+    theirs.train()
+    with caplog.at_level(logging.WARNING):
+        mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7), weighting="none", **options)
+        mine.train()
+    assert torch.equal(weights(mine), weights(theirs))
+    assert any("it is compiled" in record.message for record in caplog.records)
+    with mine.sampler.generating() as model:
+        assert type(mine.model_wrapped).__name__ == "OptimizedModule" and type(model) is type(mine.model)

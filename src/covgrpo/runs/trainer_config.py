@@ -106,13 +106,16 @@ def plain_config(args: Any) -> dict[str, Any]:
 
 
 def _state(given: dict[str, Any]) -> Any:
-    """Accelerate's state. The process group is made here, and keeps the timeout that it is made with."""
+    """Accelerate's state. The process group is made here, and keeps the device and the timeout that it is made with."""
+    import torch
     from accelerate import PartialState
 
     from covgrpo.trl import CovGRPOConfig
 
     timeout_s = given.get("ddp_timeout", CovGRPOConfig.__dataclass_fields__["ddp_timeout"].default)
-    return PartialState(cpu=_on_cpu(), timeout=timedelta(seconds=timeout_s))
+    use_cpu = given.get("use_cpu")
+    cpu = not torch.accelerator.is_available() if use_cpu is None else use_cpu
+    return PartialState(cpu=cpu, timeout=timedelta(seconds=timeout_s))
 
 
 def _given_to_trl(given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -153,9 +156,3 @@ def _method_settings(options: TrainOptions) -> dict[str, Any]:
         raise UserError(str(error)) from error
     given = {name: getattr(options, name) for name in _METHODS_OWN}
     return settings | {name: value for name, value in given.items() if value is not None}
-
-
-def _on_cpu() -> bool:
-    import torch
-
-    return not torch.accelerator.is_available()

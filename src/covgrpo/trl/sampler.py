@@ -229,7 +229,8 @@ def sampler_of(trainer: Any, allowed: bool) -> Sampler:
         )
         timed = profiling_context(trainer, "covgrpo.sample")
         with timed, unwrapped as model, torch.no_grad(), trainer.accelerator.autocast():
-            yield model
+            # What torch_compile wraps is not compiled itself: a compiled one would be compiled anew at every length.
+            yield getattr(model, "_orig_mod", model)
 
     elsewhere = trainer.use_vllm or trainer.use_transformers_continuous_batching
     policy = trainer.accelerator.unwrap_model(trainer.model)

@@ -174,6 +174,8 @@ class Scorer:
         """Say why this (unwrapped) model's prompts are not shared; ``None`` where they are."""
         if self.sharded:
             return "FSDP and DeepSpeed shard the parameters"
+        if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+            return "it is compiled, and the shared path would be traced anew for every step's lengths"
         if hasattr(model, "active_peft_config") and model.active_peft_config.is_prompt_learning:
             return "prompt-learning adapters change the prompt"
         return why_not_shareable(causal_lm(model))
