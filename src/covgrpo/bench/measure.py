@@ -88,7 +88,8 @@ def measure(
     case.check()
     resolve_model(case.model)
     load_task(case.task, {})
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["covgrpo.bench.libraries"])
     workers = {side: _Worker.start(context, case, side) for side in sides}
     try:
         models = {side: worker.receive("model") for side, worker in workers.items()}
