@@ -46,7 +46,7 @@ def rounding_of_c(logps, advantages, cells):
     return reference.sigma_tolerance(lp, adv) / 4
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(SHAPES)
 def test_core_equals_reference_on_generated_batches(shape):
     inputs = generate(shape)
