@@ -54,6 +54,7 @@ class Tokens:
         else:
             values, self.group_B = torch.unique(group_ids, return_inverse=True)
             self.num_groups = len(values)
+        self._place = self.mask.flatten().nonzero()[:, 0]  # (N,) of each token among the B*T
         self._num_valid_B = self.mask.sum(dim=1)
         num_rows = torch.arange(len(logps), dtype=torch.int32, device=logps.device)
         self.row = torch.repeat_interleave(num_rows, self._num_valid_B)  # (N,) the completion of each token
@@ -80,7 +81,7 @@ class Tokens:
 
     def column(self, values_BT: Tensor) -> Tensor:
         """Take the values at the valid positions: (N,)."""
-        return values_BT.masked_select(self.mask).to(self.dtype)
+        return values_BT.flatten().index_select(0, self._place).to(self.dtype)
 
     def fill(self, values: Tensor) -> Tensor:
         """Put a column back in its places: (B, T), float32 (float64 for float64 logps), 0 where masked."""
