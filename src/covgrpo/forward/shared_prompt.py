@@ -44,7 +44,7 @@ class SharedPrompts:
 
     @classmethod
     def from_rows(cls, input_ids: Tensor, attention_mask: Tensor, completion_length: int) -> "SharedPrompts":
-        """Split rows (N, L+T) into prompt and completion and keep each distinct prompt once, in order of appearance."""
+        """Split rows (N, L+T) into prompt and completion and keep each distinct prompt once."""
         length = input_ids.shape[1] - completion_length
         prompt_mask = attention_mask[:, :length]
         keys = torch.cat([input_ids[:, :length].masked_fill(prompt_mask == 0, -1), prompt_mask], dim=1)
@@ -53,11 +53,10 @@ class SharedPrompts:
         first_row = torch.full((num_prompts,), len(keys), device=keys.device).scatter_reduce_(
             0, prompt_of_row, torch.arange(len(keys), device=keys.device), "amin"
         )
-        first_row, order = first_row.sort()
         return cls(
             prompt_ids=input_ids[first_row, :length],
             prompt_mask=prompt_mask[first_row],
-            prompt_of_row=order.argsort()[prompt_of_row],
+            prompt_of_row=prompt_of_row,
             completion_ids=input_ids[:, length:],
             completion_mask=attention_mask[:, length:],
         )
