@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny_tokenizer
 from transformers import GPTJConfig, GPTJForCausalLM
-from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
+from trl_runs import beside_stock, logs, ours, relative, scripted_rollouts, stock, weights
 
 from covgrpo.forward import token_tree
 
@@ -19,12 +19,7 @@ from covgrpo.forward import token_tree
 )
 def test_same_gradients_weights_and_metrics_as_stock(tmp_path, monkeypatch, options):
     monkeypatch.setattr(token_tree, "_by_fused_kernels", lambda device: True)
-    rollouts = {"constant_prompts": (0, 2)}
-    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7, **rollouts), **options)
-    theirs.train()
-    mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7, **rollouts), weighting="none", **options)
-    mine.train()
-    assert set(mine.scorer.first_use.values()) == {None}, "the shared path was not used"
+    mine, theirs = beside_stock(tmp_path, **options)
     assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
     assert relative(weights(mine), weights(theirs)) < 1e-5
     names = ["loss", "grad_norm", "reward", "entropy"]

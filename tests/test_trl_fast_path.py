@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 from tiny import tiny_config, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
-from trl_runs import logs, ours, relative, scripted_rollouts, stock, weights
+from trl_runs import beside_stock, logs, ours, relative, scripted_rollouts, stock, weights
 
 from covgrpo.forward import (
     SharedPrompts,
@@ -43,12 +43,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_same_gradients_weights_and_metrics_as_stock(tmp_path, options):
-    rollouts = {"constant_prompts": (0, 2)}
-    theirs = stock(tmp_path / "a", rollouts=scripted_rollouts(7, **rollouts), **options)
-    theirs.train()
-    mine = ours(tmp_path / "b", rollouts=scripted_rollouts(7, **rollouts), weighting="none", **options)
-    mine.train()
-    assert set(mine.scorer.first_use.values()) == {None}, "the shared path was not used"
+    mine, theirs = beside_stock(tmp_path, **options)
     for step, (a, b) in enumerate(zip(mine.gradients, theirs.gradients, strict=True)):
         assert relative(a, b) < (1e-5 if step == 0 else 1e-4)
     assert relative(weights(mine), weights(theirs)) < 1e-5

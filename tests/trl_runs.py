@@ -1,6 +1,7 @@
 """Trainers on a tiny model with rollouts that a test can fix."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import reference
@@ -198,3 +199,14 @@ def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference over the norm of the expected, a fraction; the norm itself where 0 is expected."""
     size = expected.norm()
     return ((actual - expected).norm() / (size if size > 0 else 1.0)).item()
+
+
+def beside_stock(folder: Path, **options: Any) -> tuple[Any, Any]:
+    """Our trainer without weights and stock TRL's, both trained on the same rollouts, some of zero advantage."""
+    rollouts = {"constant_prompts": (0, 2)}
+    theirs = stock(folder / "a", rollouts=scripted_rollouts(7, **rollouts), **options)
+    theirs.train()
+    mine = ours(folder / "b", rollouts=scripted_rollouts(7, **rollouts), weighting="none", **options)
+    mine.train()
+    assert set(mine.scorer.first_use.values()) == {None}, "the shared path was not used"
+    return mine, theirs

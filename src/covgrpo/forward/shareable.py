@@ -1,4 +1,4 @@
-"""Where sharing a prompt would not be exact."""
+"""Where sharing a prompt would not be exact, or would not pay."""
 
 from typing import Any
 
@@ -32,7 +32,9 @@ def why_not_shareable(model: PreTrainedModel) -> str | None:
 
 
 def saves_enough(backbone: Any, mask: Tensor, shared_mask: Tensor, completion_mask: Tensor) -> bool:
-    """Whether sharing pays.
+    """Whether sharing pays on the device of the rows.
+
+    tokens not forwarded * weights / layers >= what the device needs     (weights without the embedding's)
 
     Args:
         backbone: the model without its head.
