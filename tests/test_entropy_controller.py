@@ -9,12 +9,14 @@ import statistics
 import pytest
 
 from covgrpo import get_weighting
-from covgrpo.core.entropy_controller import WARM_UP, EntropyController
+from covgrpo.core.entropy_controller import KAPPA_BOUND, WARM_UP, EntropyController
 
 
 @dataclasses.dataclass
 class Plant:
-    """A policy's entropy: each step it moves by -eta (1 - kappa) mean(c) - drift, and is measured with noise."""
+    """A policy's entropy. Each step it moves by -eta times the covariance reached, averaged by Adam's momentum, minus a
+    drift, and wanders a little by itself. It is measured with noise.
+    """
 
     eta: float = 1e-2
     mean_c: float = 0.03
@@ -23,10 +25,13 @@ class Plant:
     noise: float = 0.02
     noise_c: float = 0.01
     decay: float = 0.0  # of mean(c), a step: as more and more groups are solved
+    eta_down: float | None = None  # where lowering the entropy is harder than raising it
+    wander: float = 0.0  # nats a step, random
+    momentum: float = 0.9
 
     def run(self, controller, steps=500, seed=0, change=None, kappa=None):
         """Entropies and kappas; ``change``: (step, factor of the target); ``kappa``: instead of the controller's."""
-        rng, H, entropies, kappas = random.Random(seed), self.start, [], []
+        rng, H, moment, entropies, kappas = random.Random(seed), self.start, 0.0, [], []
         for step in range(steps):
             mean_c = self.mean_c * math.exp(-self.decay * step)
             seen_c = mean_c + rng.gauss(0, self.noise_c)
@@ -36,7 +41,9 @@ class Plant:
             asked = controller.observe(H + rng.gauss(0, self.noise), variance, seen_c)
             used = asked if kappa is None else kappa
             controller.advance((1 - used) * seen_c)
-            H = max(H - self.eta * (1 - used) * mean_c - self.drift, 0.0)
+            moment = self.momentum * moment + (1 - self.momentum) * (1 - used) * mean_c
+            eta = self.eta_down if self.eta_down is not None and moment > 0 else self.eta
+            H = max(H - eta * moment - self.drift + rng.gauss(0, self.wander), 0.0)
             entropies.append(H)
             kappas.append(used)
         return entropies, kappas
@@ -48,7 +55,9 @@ def worst(entropies, target, since=50):
 
 PLANTS = {
     "slow": Plant(eta=1e-3, drift=3e-5),
-    "as on traces": Plant(eta=4.6e-3, drift=1.4e-4),
+    # Read from runs with that model: harder to lower than to raise.
+    "as on traces": Plant(0.027, 0.0095, 1.5e-4, 0.267, 0.0145, 0.009, eta_down=0.008, wander=1e-3),
+    "as on short answers": Plant(0.0035, 0.043, 2.6e-4, 0.33, 0.0187, 0.015, eta_down=0.006, wander=3e-4),
     "fast": Plant(eta=1e-1, drift=3e-3),
     "very fast, high": Plant(eta=0.3, drift=9e-3, start=1.2, noise=0.1),
     "theory holds": Plant(drift=0.0),
@@ -62,9 +71,7 @@ PLANTS = {
 
 @pytest.mark.parametrize("name", PLANTS)
 def test_the_entropy_stays_within_a_tenth_of_the_target(name):
-    """From step 50 to step 500, for answers to kappa that differ by a factor of 300; in the median of 9 runs. The worst
-    run takes some steps more to find out how its plant answers.
-    """
+    """From step 50 to step 500, for answers to kappa that differ by a factor of 300; in the median of 9 runs."""
     errors, late = [], []
     for seed in range(9):
         controller = EntropyController()
@@ -72,44 +79,57 @@ def test_the_entropy_stays_within_a_tenth_of_the_target(name):
         errors.append(worst(entropies, controller.target))
         late.append(worst(entropies, controller.target, since=100))
     assert statistics.median(errors) < 0.1
-    assert max(late) < 0.17
+    assert max(late) < 0.14
 
 
 def test_without_control_the_same_plants_leave():
     """The test above could fail: with weights of 1 the entropy falls by more than a tenth of the target."""
-    for name in ("as on traces", "fast", "drift of three times"):
+    for name in ("as on short answers", "fast", "drift of three times"):
         controller = EntropyController()
         entropies, _ = PLANTS[name].run(controller, kappa=0.0)
         assert worst(entropies, controller.target) > 0.2
 
 
-# A slow plant cannot go further in 50 steps with kappa up to 8.
+# A slow plant cannot go so far in 50 steps.
+@pytest.mark.parametrize("factor", [1.2, 0.8])
 @pytest.mark.parametrize(
-    ("name", "factor"), [("as on traces", 1.15), ("as on traces", 0.85), ("fast", 1.2), ("fast", 0.8)]
+    "name", ["as on traces", "as on short answers", "fast", "very fast, high", "drift of three times"]
 )
 def test_a_new_target_is_followed_within_50_steps_without_overshoot(name, factor):
     reached, over = [], []
     for seed in range(9):
         controller = EntropyController()
-        entropies, _ = PLANTS[name].run(controller, seed=seed, change=(250, factor))
-        way = [(H - entropies[249]) / (controller.target - entropies[249]) for H in entropies[250:310]]
+        entropies, _ = PLANTS[name].run(controller, seed=seed, change=(150, factor))
+        way = [(H - entropies[149]) / (controller.target - entropies[149]) for H in entropies[150:250]]
         reached.append(next((step for step, part in enumerate(way) if part > 0.8), math.inf))
         over.append(max(way) - 1)
     assert statistics.median(reached) <= 50
     assert statistics.median(over) < 0.2
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.7, 0.95])
+@pytest.mark.parametrize("name", ["as on traces", "fast"])
+def test_another_momentum_than_adams_usual_one(name, momentum):
+    """Less does no harm; with 0.95 the entropy is held a little more loosely."""
+    plant, errors = dataclasses.replace(PLANTS[name], momentum=momentum), []
+    for seed in range(9):
+        controller = EntropyController()
+        entropies, _ = plant.run(controller, seed=seed)
+        errors.append(worst(entropies, controller.target))
+    assert statistics.median(errors) < (0.15 if momentum > 0.9 else 0.1)
+
+
 def test_no_knob_in_nats():
     """Entropies and covariances in another unit: the same kappas."""
     plain, scaled = PLANTS["as on traces"], dataclasses.replace(PLANTS["as on traces"])
-    for name in ("start", "noise", "drift", "eta"):
+    for name in ("start", "noise", "drift", "eta", "eta_down", "wander"):
         setattr(scaled, name, 8 * getattr(scaled, name))
     assert plain.run(EntropyController())[1] == pytest.approx(scaled.run(EntropyController())[1], rel=1e-9)
 
 
 def test_a_bounded_kappa_winds_nothing_up():
     """A target that kappa cannot reach for 200 steps: once it is taken back, the entropy returns within 60 steps."""
-    plant, controller = Plant(), EntropyController()
+    plant, controller = Plant(), EntropyController(bound=8.0)
     entropies, kappas = plant.run(controller, steps=100)
     target, plant.start = controller.target, entropies[-1]
     controller.target = 10 * target
@@ -144,7 +164,7 @@ def test_nothing_but_zeros_is_no_error():
     for _ in range(40):
         kappa = controller.observe(0.0, 0.0, 0.0)
         controller.advance(0.0)
-        assert math.isfinite(kappa) and abs(kappa) <= 8
+        assert math.isfinite(kappa) and abs(kappa) <= KAPPA_BOUND
     assert all(math.isfinite(x) for row in controller.errors for x in row)
 
 

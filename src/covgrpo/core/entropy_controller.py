@@ -4,13 +4,18 @@ To first order an update changes the entropy in proportion to the covariance tha
 How strongly, and what else moves the entropy (Adam is no natural gradient, sampled tokens stand for the distribution),
 differs by four orders of magnitude between runs. So both are measured while the run goes on. The model of a step is
 
-    H' = H - eta r + d        r = mean(w c), the covariance that the step's weights reach: (1 - kappa) mean(c)
-    y  = H + noise            y: mean entropy of the rollouts' tokens; noise: its standard error, known from the batch
+    M' = beta1 M + (1 - beta1) r    r = mean(w c), the covariance that the step's weights reach: (1 - kappa) mean(c)
+    H' = H - eta M' + d             M: Adam's momentum spreads the effect of a step over the next ones
+    y  = H + noise                  y: mean entropy of the rollouts' tokens; noise: its standard error, from the batch
 
 with eta (nats by nats x advantage) and d (nats a step) unknown. It is linear in the state (H, eta, d), so a Kalman
-filter estimates all three. Each step then asks for the r that brings the entropy to its target within HORIZON steps,
+filter estimates all three. What momentum has still to bring takes the entropy to
 
-    -eta r + d = (target - H) / HORIZON,        kappa = 1 - r / mean(c).
+    H* = H - (eta M - d) beta1 / (1 - beta1)
+
+if the steps from here on just balance d. Each step asks for the r that brings this to the target in HORIZON steps,
+
+    -eta r + d = (target - H*) / HORIZON,        kappa = 1 - r / mean(c).
 
 d is the integral action: a drift that remains is learnt, and the entropy has no lasting error. What the filter is told
 is the r that was reached, not the one that was asked for, so a bounded kappa winds nothing up. While eta is uncertain
@@ -26,10 +31,11 @@ import math
 from dataclasses import dataclass, field
 
 WARM_UP = 10  # steps at kappa 1, whose mean entropy is the target unless another is given
-HORIZON = 12  # steps in which an error is to be gone
+MOMENTUM = 0.9  # Adam's beta1 as nearly everyone has it; less of it in truth does no harm
+HORIZON = 5  # steps in which what is then left of an error is to be asked for
 MEMORY = 50  # steps over which the noise and mean(c) are averaged
 FORGETTING = 0.01  # standard deviation by which eta and d may move in a step, as a fraction of their size
-KAPPA_BOUND = 8.0
+KAPPA_BOUND = 32.0  # the weights have their own bound, an effective sample size of 1/2, mostly long before
 
 
 @dataclass
@@ -59,6 +65,7 @@ class EntropyController:
     entropy: float = math.nan
     eta: float = 0.0
     drift: float = 0.0
+    momentum: float = 0.0  # M: what the weights reached, averaged as Adam averages gradients
     # Error covariance of (entropy, eta, drift), symmetric, by rows.
     errors: list[list[float]] = field(default_factory=lambda: [[0.0] * 3 for _ in range(3)])
     measured: int = 0  # steps
@@ -102,11 +109,11 @@ class EntropyController:
             self.unit = math.sqrt(max(self.noise, 1e-12)) / WARM_UP
             self.errors[2][2] = self.unit**2
         (HH, He, Hd), (_, ee, ed), (_, _, dd) = self.errors
-        r = reached
-        self.entropy += self.drift - self.eta * r
-        # F P F' with F = [[1, -r, 1], [0, 1, 0], [0, 0, 1]], plus what eta and d may have moved
-        HH = HH + r * r * ee + dd + 2 * (-r * He + Hd - r * ed)
-        He, Hd = He - r * ee + ed, Hd - r * ed + dd
+        M = self.momentum = MOMENTUM * self.momentum + (1 - MOMENTUM) * reached
+        self.entropy += self.drift - self.eta * M
+        # F P F' with F = [[1, -M, 1], [0, 1, 0], [0, 0, 1]], plus what eta and d may have moved
+        HH = HH + M * M * ee + dd + 2 * (-M * He + Hd - M * ed)
+        He, Hd = He - M * ee + ed, Hd - M * ed + dd
         ee += (FORGETTING * self.eta) ** 2
         dd += (FORGETTING * self.unit) ** 2
         self.errors = [[HH, He, Hd], [He, ee, ed], [Hd, ed, dd]]
@@ -167,8 +174,9 @@ class EntropyController:
         self.errors = [[self.errors[i][j] - gain[i] * row[j] for j in range(3)] for i in range(3)]
 
     def _kappa_for(self, target: float) -> float:
-        """-eta r + d = (target - H) / HORIZON, solved for r with a cautious eta; kappa = 1 - r / mean(c)."""
-        wanted = (target - self.entropy) / HORIZON
+        """-eta r + d = (target - H*) / HORIZON, solved for r with a cautious eta; kappa = 1 - r / mean(c)."""
+        heading_for = self.entropy - (self.eta * self.momentum - self.drift) * MOMENTUM / (1 - MOMENTUM)
+        wanted = (target - heading_for) / HORIZON
         r = (self.drift - wanted) * self.eta / (self.eta**2 + self.errors[1][1])
         mean_c = math.copysign(max(self._size_of_mean_c(), 1e-12), self._sign_of_mean_c())
         return min(max(1 - r / mean_c, -self.bound), self.bound)
