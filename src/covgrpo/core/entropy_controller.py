@@ -5,7 +5,7 @@ How strongly, and what else moves the entropy (Adam is no natural gradient, samp
 differs by four orders of magnitude between runs. So both are measured while the run goes on. The model of a step is
 
     M' = beta1 M + (1 - beta1) r    r = mean(w c), the covariance that the step's weights reach: (1 - kappa) mean(c)
-    H' = H - eta M' + d             M: Adam's momentum spreads the effect of a step over the next ones
+    H' = H - eta M' + d + wander    M: Adam's momentum spreads the effect of a step over the next ones
     y  = H + noise                  y: mean entropy of the rollouts' tokens; noise: its standard error, from the batch
 
 with eta (nats by nats x advantage) and d (nats a step) unknown. It is linear in the state (H, eta, d), so a Kalman
@@ -23,7 +23,7 @@ the answer is divided by E[eta^2] / E[eta] instead of E[eta], which asks for les
 Wittenmark, Adaptive Control, chapter 7).
 
 Nothing here is tuned to a task. Before anything is known, eta and d are of the size whose effect over WARM_UP steps
-would just be as large as the noise of one measurement.
+would just be as large as the noise of one measurement. H wanders by as much, a step, of what the model does not know.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ import math
 from dataclasses import dataclass, field
 
 WARM_UP = 10  # steps at kappa 1, whose mean entropy is the target unless another is given
-MOMENTUM = 0.9  # Adam's beta1 as nearly everyone has it; less of it in truth does no harm
+MOMENTUM = 0.85  # between Adam's usual beta1 and the 0.7 to 0.8 that fits measured entropies best (docs/entropy.md)
 HORIZON = 5  # steps in which what is then left of an error is to be asked for
 MEMORY = 50  # steps over which the noise and mean(c) are averaged
-FORGETTING = 0.01  # standard deviation by which eta and d may move in a step, as a fraction of their size
+FORGETTING_ETA, FORGETTING_DRIFT = 0.03, 0.01  # by which each may move in a step, as a fraction of its size
 KAPPA_BOUND = 32.0  # the weights have their own bound, an effective sample size of 1/2, mostly long before
 
 
@@ -111,11 +111,11 @@ class EntropyController:
         (HH, He, Hd), (_, ee, ed), (_, _, dd) = self.errors
         M = self.momentum = MOMENTUM * self.momentum + (1 - MOMENTUM) * reached
         self.entropy += self.drift - self.eta * M
-        # F P F' with F = [[1, -M, 1], [0, 1, 0], [0, 0, 1]], plus what eta and d may have moved
-        HH = HH + M * M * ee + dd + 2 * (-M * He + Hd - M * ed)
+        # F P F' with F = [[1, -M, 1], [0, 1, 0], [0, 0, 1]], plus what all three may have moved
+        HH = HH + M * M * ee + dd + 2 * (-M * He + Hd - M * ed) + self.noise / WARM_UP**2
         He, Hd = He - M * ee + ed, Hd - M * ed + dd
-        ee += (FORGETTING * self.eta) ** 2
-        dd += (FORGETTING * self.unit) ** 2
+        ee += (FORGETTING_ETA * self.eta) ** 2
+        dd += (FORGETTING_DRIFT * self.unit) ** 2
         self.errors = [[HH, He, Hd], [He, ee, ed], [Hd, ed, dd]]
 
     def ask(self, target: float | None, fraction: float, bound: float) -> None:
