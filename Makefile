@@ -13,7 +13,7 @@ LSTAMP := $(VLLM)/.installed
 # What a change is most likely to break: the core, metrics, tasks, options, and a few short training runs.
 FAST := core core_edge_cases core_ingredients core_invariances metrics noise tasks jsonl digits countdown cli runs trl_identity
 
-.PHONY: demo test test-fast test-gpu test-verl test-vllm faults fuzz hostile soak lint docs clean
+.PHONY: demo test test-fast test-gpu test-verl test-vllm fuzz hostile soak lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/covgrpo demo
