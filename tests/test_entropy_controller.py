@@ -119,6 +119,15 @@ def test_another_momentum(name, momentum):
     assert statistics.median(errors) < (0.15 if momentum > 0.9 else 0.1)
 
 
+def test_an_effect_that_may_be_none_does_not_turn_the_control_off():
+    """As in a run on traces: eta was 0.0003 with an error of 0.0097, and the entropy a tenth above its target."""
+    controller = EntropyController(target=0.214)
+    controller.measured, controller.noise, controller.mean_c, controller.unit = 220, 2.6e-4, 0.008, 2.5e-3
+    controller.entropy, controller.eta, controller.drift = 0.2355, 3e-4, -3.4e-4
+    controller.errors = [[2e-5, 0.0, 0.0], [0.0, 0.0097**2, 0.0], [0.0, 0.0, 5e-8]]
+    assert controller.observe(0.2355, 2.6e-4, 0.008) < -10
+
+
 def test_no_knob_in_nats():
     """Entropies and covariances in another unit: the same kappas."""
     plain, scaled = PLANTS["as on traces"], dataclasses.replace(PLANTS["as on traces"])

@@ -19,8 +19,9 @@ if the steps from here on just balance d. Each step asks for the r that brings t
 
 d is the integral action: a drift that remains is learnt, and the entropy has no lasting error. What the filter is told
 is the r that was reached, not the one that was asked for, so a bounded kappa winds nothing up. While eta is uncertain
-the answer is divided by E[eta^2] / E[eta] instead of E[eta], which asks for less (a cautious controller, Astrom and
-Wittenmark, Adaptive Control, chapter 7).
+the answer is divided by the root of E[eta^2], which asks for less. (E[eta^2] / E[eta], of the cautious controllers in
+Astrom and Wittenmark, Adaptive Control, chapter 7, asks for nothing where eta may be 0, learns nothing by that, and so
+turns the control off.)
 
 Nothing here is tuned to a task. Before anything is known, eta and d are of the size whose effect over WARM_UP steps
 would just be as large as the noise of one measurement. H wanders by as much, a step, of what the model does not know.
@@ -174,10 +175,10 @@ class EntropyController:
         self.errors = [[self.errors[i][j] - gain[i] * row[j] for j in range(3)] for i in range(3)]
 
     def _kappa_for(self, target: float) -> float:
-        """-eta r + d = (target - H*) / HORIZON, solved for r with a cautious eta; kappa = 1 - r / mean(c)."""
+        """-eta r + d = (target - H*) / HORIZON, solved for r; kappa = 1 - r / mean(c)."""
         heading_for = self.entropy - (self.eta * self.momentum - self.drift) * MOMENTUM / (1 - MOMENTUM)
         wanted = (target - heading_for) / HORIZON
-        r = (self.drift - wanted) * self.eta / (self.eta**2 + self.errors[1][1])
+        r = (self.drift - wanted) / math.sqrt(max(self.eta**2 + self.errors[1][1], 1e-300))
         mean_c = math.copysign(max(self._size_of_mean_c(), 1e-12), self._sign_of_mean_c())
         return min(max(1 - r / mean_c, -self.bound), self.bound)
 
