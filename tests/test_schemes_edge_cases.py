@@ -188,7 +188,7 @@ WRONG = [
         for name in ("target", "fraction", "bound")
         for value in [NAN, INF, 0, -1.0]
     ),
-    ("hold_entropy", {"kappa": 9.0}, "kappa"),
+    ("hold_entropy", {"kappa": 33.0}, "kappa"),
     ("hold_entropy", {"target": 0.3, "fraction": 0.9}, "fraction"),
 ]
 
