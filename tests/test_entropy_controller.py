@@ -177,6 +177,22 @@ def test_nothing_but_zeros_is_no_error():
     assert all(math.isfinite(x) for row in controller.errors for x in row)
 
 
+def test_a_floor_is_kept_and_nothing_is_lowered_to_it():
+    """GRPO, kappa 0, until the entropy has fallen to three quarters; there it stays."""
+    plant, target, lowest, early = PLANTS["drift of three times"], [], [], []
+    for seed in range(9):
+        controller = EntropyController(fraction=0.75, floor=True)
+        entropies, kappas = plant.run(controller, steps=800, seed=seed)
+        free, _ = plant.run(EntropyController(), steps=800, seed=seed, kappa=0.0)
+        assert min(kappas) == 0.0
+        early.append(statistics.fmean(kappas[15:40]))
+        target.append(controller.target)
+        lowest.append(min(entropies) / controller.target)
+        assert min(free) < 0.5 * controller.target
+    assert statistics.median(early) < 0.5, "left alone while it is above"
+    assert statistics.median(lowest) > 0.9
+
+
 def test_the_state_goes_through_json_to_the_last_bit():
     plant, whole, parts = PLANTS["as on traces"], EntropyController(), EntropyController()
     plant.run(whole, steps=120)
@@ -205,13 +221,13 @@ def test_what_is_asked_for_in_mid_run():
     plant.run(controller, steps=60)
     measured = controller.target
     controller.target = 0.8 * measured  # as scripts/move_target.py
-    controller.ask(None, 1.0, 3.0)
+    controller.ask(None, 1.0, 3.0, False)
     assert controller.target == 0.8 * measured and controller.bound == 3.0
-    controller.ask(None, 0.5, 3.0)
+    controller.ask(None, 0.5, 3.0, False)
     assert controller.target == pytest.approx(0.5 * measured)
-    controller.ask(0.4, 1.0, 3.0)
+    controller.ask(0.4, 1.0, 3.0, False)
     assert controller.target == 0.4
     young = EntropyController()
     young.observe(0.3, 1e-4, 0.02)
-    young.ask(None, 0.5, 8.0)
+    young.ask(None, 0.5, 8.0, False)
     assert young.target is None and young.fraction == 0.5, "measured in the first steps, as ever"

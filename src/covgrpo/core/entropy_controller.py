@@ -49,6 +49,7 @@ class EntropyController:
         target: entropy to hold, nats a token; ``None``: ``fraction`` of the mean over the first WARM_UP steps.
         fraction: of that mean.
         bound: kappa lies in [-bound, bound].
+        floor: the target is only kept from below: kappa is never below 0, and an entropy above it falls as it will.
 
     Attributes:
         kappa: for the weights of the current rollout batch.
@@ -61,6 +62,7 @@ class EntropyController:
     target: float | None = None
     fraction: float = 1.0
     bound: float = KAPPA_BOUND
+    floor: bool = False
 
     kappa: float = 1.0
     entropy: float = math.nan
@@ -119,7 +121,7 @@ class EntropyController:
         dd += (FORGETTING_DRIFT * self.unit) ** 2
         self.errors = [[HH, He, Hd], [He, ee, ed], [Hd, ed, dd]]
 
-    def ask(self, target: float | None, fraction: float, bound: float) -> None:
+    def ask(self, target: float | None, fraction: float, bound: float, floor: bool) -> None:
         """Take what is asked for in mid-run.
 
         Without a ``target`` the one that is held stays, unless the fraction changes.
@@ -128,13 +130,14 @@ class EntropyController:
             target: see :class:`EntropyController`.
             fraction: likewise.
             bound: likewise.
+            floor: likewise.
 
         """
         if target is not None:
             self.target = target
         elif fraction != self.fraction and self.measured >= WARM_UP:
             self.target = fraction * self.first_sum / WARM_UP
-        self.fraction, self.bound = fraction, bound
+        self.fraction, self.bound, self.floor = fraction, bound, floor
 
     def state_dict(self) -> dict[str, object]:
         """Return everything as plain numbers and lists; floats survive JSON to the last bit."""
@@ -180,7 +183,7 @@ class EntropyController:
         wanted = (target - heading_for) / HORIZON
         r = (self.drift - wanted) / math.sqrt(max(self.eta**2 + self.errors[1][1], 1e-300))
         mean_c = math.copysign(max(self._size_of_mean_c(), 1e-12), self._sign_of_mean_c())
-        return min(max(1 - r / mean_c, -self.bound), self.bound)
+        return min(max(1 - r / mean_c, 0.0 if self.floor else -self.bound), self.bound)
 
     def _size_of_mean_c(self) -> float:
         return max(abs(self.mean_c), self._error_of_mean_c())

@@ -115,5 +115,5 @@ class EntropyHold:
         """
         asked: EntropyController = self.scheme.controller()
         self.controller = EntropyController.from_state(state["controller"])
-        self.controller.ask(asked.target, asked.fraction, asked.bound)
+        self.controller.ask(asked.target, asked.fraction, asked.bound, asked.floor)
         self._reached = [(mean, tokens) for mean, tokens in state["reached"]]

@@ -19,12 +19,14 @@ class HoldEntropy(Neutral):
         target: entropy to hold, nats a token; default: ``fraction`` of its mean over the first steps.
         fraction: see ``target``.
         bound: kappa stays in [-bound, bound].
+        floor: the entropy is kept from falling below the target and not lowered to it: kappa is never below 0.
 
     """
 
     target: float | None = None
     fraction: float = 1.0
     bound: float = KAPPA_BOUND
+    floor: bool = False
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -40,4 +42,4 @@ class HoldEntropy(Neutral):
 
     def controller(self) -> EntropyController:
         """Return a new controller."""
-        return EntropyController(target=self.target, fraction=self.fraction, bound=self.bound, kappa=self.kappa)
+        return EntropyController(self.target, self.fraction, self.bound, self.floor, self.kappa)
