@@ -193,6 +193,13 @@ def test_a_floor_is_kept_and_nothing_is_lowered_to_it():
     assert statistics.median(lowest) > 0.9
 
 
+def test_a_floor_lowers_no_entropy_that_grows_by_itself():
+    """With a negative covariance the entropy grows, and kappa above 0 would lower it."""
+    controller = EntropyController(fraction=0.75, floor=True)
+    entropies, kappas = dataclasses.replace(PLANTS["negative covariance"], noise_c=0.005).run(controller, steps=200)
+    assert max(kappas[WARM_UP:]) <= 0 and entropies[-1] > entropies[WARM_UP]
+
+
 def test_the_state_goes_through_json_to_the_last_bit():
     plant, whole, parts = PLANTS["as on traces"], EntropyController(), EntropyController()
     plant.run(whole, steps=120)

@@ -4,14 +4,14 @@ To first order an update changes the entropy in proportion to the covariance tha
 How strongly, and what else moves the entropy (Adam is no natural gradient, sampled tokens stand for the distribution),
 differs by four orders of magnitude between runs. So both are measured while the run goes on. The model of a step is
 
-    M' = beta1 M + (1 - beta1) r    r = mean(w c), the covariance that the step's weights reach: (1 - kappa) mean(c)
-    H' = H - eta M' + d + wander    M: Adam's momentum spreads the effect of a step over the next ones
+    M' = beta M + (1 - beta) r      r = mean(w c), the covariance that the step's weights reach: (1 - kappa) mean(c)
+    H' = H - eta M' + d + wander    M: Adam's momentum spreads a step's effect; beta is MOMENTUM
     y  = H + noise                  y: mean entropy of the rollouts' tokens; noise: its standard error, from the batch
 
 with eta (nats by nats x advantage) and d (nats a step) unknown. It is linear in the state (H, eta, d), so a Kalman
 filter estimates all three. What momentum has still to bring takes the entropy to
 
-    H* = H - (eta M - d) beta1 / (1 - beta1)
+    H* = H - (eta M - d) beta / (1 - beta)
 
 if the steps from here on just balance d. Each step asks for the r that brings this to the target in HORIZON steps,
 
@@ -49,7 +49,7 @@ class EntropyController:
         target: entropy to hold, nats a token; ``None``: ``fraction`` of the mean over the first WARM_UP steps.
         fraction: of that mean.
         bound: kappa lies in [-bound, bound].
-        floor: the target is only kept from below: kappa is never below 0, and an entropy above it falls as it will.
+        floor: the target is only kept from below: the weights never lower the entropy, which falls as it will.
 
     Attributes:
         kappa: for the weights of the current rollout batch.
@@ -183,7 +183,9 @@ class EntropyController:
         wanted = (target - heading_for) / HORIZON
         r = (self.drift - wanted) / math.sqrt(max(self.eta**2 + self.errors[1][1], 1e-300))
         mean_c = math.copysign(max(self._size_of_mean_c(), 1e-12), self._sign_of_mean_c())
-        return min(max(1 - r / mean_c, 0.0 if self.floor else -self.bound), self.bound)
+        if self.floor:  # no more covariance than plain GRPO has, whatever its sign
+            r = min(r, mean_c)
+        return min(max(1 - r / mean_c, -self.bound), self.bound)
 
     def _size_of_mean_c(self) -> float:
         return max(abs(self.mean_c), self._error_of_mean_c())

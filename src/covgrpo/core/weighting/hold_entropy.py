@@ -19,7 +19,7 @@ class HoldEntropy(Neutral):
         target: entropy to hold, nats a token; default: ``fraction`` of its mean over the first steps.
         fraction: see ``target``.
         bound: kappa stays in [-bound, bound].
-        floor: the entropy is kept from falling below the target and not lowered to it: kappa is never below 0.
+        floor: the entropy is kept from falling below the target, and the weights never lower it.
 
     """
 
