@@ -54,7 +54,7 @@ KEPT = [
 
 def test_one_process_draws_what_it_drew_for_the_kept_evaluations():
     judge = Judge()
-    settings = EvalSettings(max_completion_length=5, batch_size=4, seed=7)
+    settings = EvalSettings(max_completion_length=5, batch_size=4, seed=7, bf16=False)
     problems = load_task("addition").problems("eval", 5, 0)
     greedy, sampled = evaluate_temperatures(
         tiny_model(), tiny_tokenizer(), problems, [], PromptFormat(), judge, settings, {0.0: 1, 1.0: 3}

@@ -13,11 +13,12 @@ import matplotlib.pyplot as plt
 from covgrpo.files import writing
 from covgrpo.report.figures import COLOURS
 from covgrpo.studies.analysis import ALL_OUTCOMES, BY_SEED, EVERYWHERE, analyse
-from covgrpo.studies.outcomes import accuracies, last_at, pass_rate
+from covgrpo.studies.outcomes import accuracies, last_at, pass_rate, pass_rates
 from covgrpo.studies.records import PASS_K, Record
 from covgrpo.studies.spec import Study
 
 _WINDOWS = 60  # points of a curve over steps
+_DIVERSITY = "pass16@1"
 
 
 def save_figures(study: Study, records: Mapping[str, Record], folder: Path) -> list[Path]:
@@ -40,14 +41,16 @@ def save_figures(study: Study, records: Mapping[str, Record], folder: Path) -> l
 
 
 def _differences(study: Study, records: Mapping[str, Record]) -> Any:
-    """Primary outcome and held-out entropy: each method minus the baseline, paired by seed, in every regime."""
-    outcomes = (study.outcome, "entropy_held_out")
+    """Primary outcome, pass@16 where it is asked for, and held-out entropy: each method minus the baseline, by seed."""
+    outcomes = (study.outcome, *(name for name in study.secondary if name == _DIVERSITY), "entropy_held_out")
     others = [method for method in study.methods if method != study.baseline]
     cells = {name: [c for c in analyse(study, records, name) if c.difference is not None] for name in outcomes}
     there = {cell.regime for found in cells.values() for cell in found}
     regimes = [regime for regime in (*study.regimes, EVERYWHERE, BY_SEED) if regime in there]
     rows = len(regimes) * (len(others) + 1)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 1.2 + 0.2 * rows), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(outcomes), figsize=(5 * len(outcomes), 1.2 + 0.2 * rows), sharey=True, squeeze=False
+    )
     for axis, name in zip(axes[0], outcomes, strict=True):
         for cell in cells[name]:
             place = regimes.index(cell.regime) * (len(others) + 1) + others.index(cell.method)
@@ -64,22 +67,28 @@ def _differences(study: Study, records: Mapping[str, Record]) -> Any:
     axes[0][0].set_yticks([i * (len(others) + 1) + middle for i in range(len(regimes))], regimes, fontsize=8)
     axes[0][0].invert_yaxis()
     for method in others:
-        axes[0][1].plot([], [], "o-", color=_colour(study, method), label=method)
-    axes[0][1].legend(frameon=False, fontsize=8)
+        axes[0][-1].plot([], [], "o-", color=_colour(study, method), label=method)
+    axes[0][-1].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
 
 
 def _curves(study: Study, records: Mapping[str, Record]) -> Any:
-    """A row for each regime: training reward, entropy, held-out accuracy; mean over seeds, band from least to most."""
+    """A row for each regime: training reward, entropy, held-out accuracy and, where the runs kept it, pass@16.
+
+    Mean over seeds, band from least to most.
+    """
     regimes = _finished_regimes(study, records)
     temperature = float(study.outcome.split("@")[1]) if study.outcome.startswith("accuracy@") else 1.0
+    diversity = any(len(pass_rates(run, 1.0, 16)) > 1 for run in records.values())
     titles = (
         "training reward",
         "entropy of the step's tokens, nats",
         f"held-out accuracy, temperature {temperature:g}",
+        *(["held-out pass@16, temperature 1"] if diversity else []),
     )
-    figure, axes = plt.subplots(len(regimes), 3, figsize=(13, 2.6 * len(regimes)), squeeze=False)
+    size = (4.3 * len(titles), 2.6 * len(regimes))
+    figure, axes = plt.subplots(len(regimes), len(titles), figsize=size, squeeze=False)
     for row, regime in zip(axes, regimes, strict=True):
         for method in study.methods:
             runs = [r for r in records.values() if r.regime == regime and r.method == method]
@@ -88,6 +97,8 @@ def _curves(study: Study, records: Mapping[str, Record]) -> Any:
                 _band(row[0], [_thinned(run.curves["reward"]) for run in runs], colour, method)
                 _band(row[1], [_thinned(run.curves["entropy"]) for run in runs], colour, method)
                 _band(row[2], [accuracies(run, temperature) for run in runs], colour, method)
+                if diversity:
+                    _band(row[3], [pass_rates(run, 1.0, 16) for run in runs], colour, method)
         for axis, title in zip(row, titles, strict=True):
             _label(axis, regime, title, "step")
     axes[0][0].legend(frameon=False, fontsize=7)

@@ -51,6 +51,13 @@ def pass_rate(result: Mapping[str, Any], k: int) -> float | None:
     return kept
 
 
+def pass_rates(record: Record, temperature: float, k: int) -> list[tuple[int, float]]:
+    """(step, pass@k) of every evaluation at a temperature that kept it."""
+    results = [(entry["step"], _at(entry, temperature)) for entry in record.evaluations]
+    rates = [(step, pass_rate(result, k)) for step, result in results if result is not None]
+    return [(step, rate) for step, rate in rates if rate is not None]
+
+
 def running_mean(values: Sequence[float | None], width: int = _SMOOTHING) -> list[float]:
     """Mean of each ``width`` neighbouring values that are numbers, from the first whole window on."""
     numbers = [value for value in values if value is not None]
@@ -141,10 +148,8 @@ def _pass_drop(temperature: float, k: int) -> Callable[[Record], float | None]:
     """Needs pass@k of every evaluation: ``samples_between`` of at least k."""
 
     def of(record: Record) -> float | None:
-        results = [_at(entry, temperature) for entry in record.evaluations]
-        rates = [None if result is None else pass_rate(result, k) for result in results]
-        known = [rate for rate in rates if rate is not None]
-        return largest_drop(known) if len(known) == len(rates) else None
+        known = [rate for _, rate in pass_rates(record, temperature, k)]
+        return largest_drop(known) if len(known) == len(record.evaluations) else None
 
     return of
 
