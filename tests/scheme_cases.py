@@ -11,6 +11,7 @@ from covgrpo import get_weighting
 
 REFERENCE = {
     "hold_entropy": reference.neutral_weights,  # with the kappa of the first steps
+    "entropy_floor": reference.neutral_weights,  # likewise
     "gaussian": reference.gaussian_weights,
     "gaussian_through": reference_through.gaussian_through_weights,
     "none": reference.none_weights,
@@ -37,7 +38,7 @@ KERNELS = ("gaussian", "gaussian_through", "gaussian_raw", "gaussian_centred", "
 
 
 # Without a spread of c these give 1 at every valid token.
-NEED_SPREAD = (*KERNELS, "gaussian_per_sign", "neutral", "neutral_common", "hold_entropy")
+NEED_SPREAD = (*KERNELS, "gaussian_per_sign", "neutral", "neutral_common", "hold_entropy", "entropy_floor")
 
 
 MEAN_ONE = tuple(name for name in NEED_SPREAD if name != "gaussian_raw")

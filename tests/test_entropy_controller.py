@@ -7,6 +7,7 @@ import random
 import statistics
 
 import pytest
+import torch
 
 from covgrpo import get_weighting
 from covgrpo.core.entropy_controller import KAPPA_BOUND, WARM_UP, EntropyController
@@ -220,6 +221,24 @@ def test_the_scheme_makes_its_controller():
     scheme = get_weighting("hold_entropy", target=0.4, bound=3.0, kappa=0.5)
     assert scheme.controller() == EntropyController(target=0.4, bound=3.0, kappa=0.5)
     assert dataclasses.replace(scheme, kappa=2.0).kappa == 2.0
+
+
+def test_the_floor_is_the_scheme_of_its_study_under_a_name_of_its_own():
+    """studies/floor.yaml asks for hold_entropy, fraction 0.75, floor."""
+    short, long = get_weighting("entropy_floor"), get_weighting("hold_entropy", fraction=0.75, floor=True)
+    assert short.controller() == long.controller() == EntropyController(fraction=0.75, floor=True)
+    assert get_weighting("entropy_floor", target=0.2).controller().target == 0.2, "its own fraction is no second wish"
+    assert dataclasses.replace(short, kappa=2.0) == get_weighting("entropy_floor", kappa=2.0)
+
+
+def test_above_the_floor_every_weight_is_one():
+    plant, controller = PLANTS["as on traces"], get_weighting("entropy_floor").controller()
+    plant.run(controller, steps=20)
+    assert controller.entropy > 1.1 * controller.target and controller.kappa == 0.0
+    generator = torch.Generator().manual_seed(0)
+    logps, advantages = -torch.rand(8, 9, generator=generator), torch.randn(8, generator=generator)
+    scheme = dataclasses.replace(get_weighting("entropy_floor"), kappa=controller.kappa)
+    assert torch.equal(scheme(logps, advantages, torch.ones(8, 9), None), torch.ones(8, 9))
 
 
 def test_what_is_asked_for_in_mid_run():

@@ -107,6 +107,10 @@ GOLDEN_RESULTS = {
         [0.0, 1.5, 2.0, 1.0, 0.5],
         [0.0, 8 / 3, 2 / 3, 2 / 3],
     ),
+    "entropy_floor": (  # likewise
+        [0.0, 1.5, 2.0, 1.0, 0.5],
+        [0.0, 8 / 3, 2 / 3, 2 / 3],
+    ),
     "none": (
         [1.0, 1.0, 1.0, 1.0, 1.0],
         [1.0, 1.0, 1.0, 1.0],
@@ -184,7 +188,7 @@ def determined(name, parameters, lp, adv, rows):
         return clear_of_bounds(lp, adv, parameters["low"], parameters["high"])
     if name == "kl_cov.penalties":
         return clear_choice(lp, adv, reference.count(parameters["ratio"], len(lp)))
-    if name in ("neutral", "hold_entropy"):
+    if name in ("neutral", "hold_entropy", "entropy_floor"):
         return neutral_well_posed(lp, adv, parameters.get("kappa", 1.0))
     if name == "gaussian_per_sign":
         return per_sign_well_posed(lp, adv)
@@ -299,7 +303,7 @@ def test_schemes_equal_reference_on_generated_batches(shape, case, source, ties)
     rtol = 1e-7 if out == F64 else 1e-6
     # A token may lie where the line of these two meets 0, and `well_posed` leaves 1e-9 of its place open.
     # Likewise for the share that the third takes of common tokens, which may be next to all.
-    atol = 1e-9 if name in ("neutral", "hold_entropy", "neutral_common") else 1e-30
+    atol = 1e-9 if name in ("neutral", "hold_entropy", "entropy_floor", "neutral_common") else 1e-30
     close(result.to(F64), expected(name, inputs, noise, **parameters), rtol=rtol, atol=atol)
 
 

@@ -184,12 +184,14 @@ WRONG = [
     *(("gaussian_per_sign", {"one_sided": value}, "one_sided") for value in ["yes", 1, None]),
     *(("neutral", {"kappa": value}, "kappa") for value in [NAN, INF, -INF]),
     *(
-        ("hold_entropy", {name: value}, name)
+        (scheme, {name: value}, name)
+        for scheme in ("hold_entropy", "entropy_floor")
         for name in ("target", "fraction", "bound")
         for value in [NAN, INF, 0, -1.0]
     ),
     ("hold_entropy", {"kappa": 33.0}, "kappa"),
     ("hold_entropy", {"target": 0.3, "fraction": 0.9}, "fraction"),
+    ("entropy_floor", {"target": 0.3, "fraction": 0.9}, "fraction"),
 ]
 
 

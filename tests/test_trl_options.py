@@ -147,6 +147,7 @@ WEIGHED = {
     "gaussian_mad": reference.gaussian_mad_weights,
     "neutral": reference.neutral_weights,
     "hold_entropy": reference.neutral_weights,  # whose kappa is 1 in the first steps
+    "entropy_floor": reference.neutral_weights,  # likewise
     "clip_cov": functools.partial(
         reference.clip_cov_weights,
         noise=reference.token_noise(BASE["seed"], range(BASE["per_device_train_batch_size"]), 10),

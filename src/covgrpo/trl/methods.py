@@ -26,6 +26,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "neutral": {"weighting": "neutral", "weighting_scope": "batch"},
     # The same, steered so that the entropy stays where it was at the start.
     "hold_entropy": {"weighting": "hold_entropy", "weighting_scope": "batch"},
+    # The same from below only, at three quarters of the start's entropy: above it, plain GRPO.
+    "entropy_floor": {"weighting": "entropy_floor", "weighting_scope": "batch"},
     # The kernel measured within each sign of the advantage, so that the rarer outcome is not damped for it.
     "gaussian_per_sign": {"weighting": "gaussian_per_sign"},
     # The mean covariance of the step to 0 at the cost of common tokens alone.

@@ -13,6 +13,7 @@ from typing import Any, cast
 from covgrpo.core.weighting.base import Weighting, WeightingError, check_weights, fit_normaliser
 from covgrpo.core.weighting.clip_cov import ClipCov
 from covgrpo.core.weighting.delight import Delight
+from covgrpo.core.weighting.entropy_floor import EntropyFloor
 from covgrpo.core.weighting.gaussian import Gaussian, gaussian_weights
 from covgrpo.core.weighting.gaussian_centred import GaussianCentred
 from covgrpo.core.weighting.gaussian_mad import GaussianMad
@@ -37,6 +38,7 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "prob": Probability,
     "neutral": Neutral,
     "hold_entropy": HoldEntropy,
+    "entropy_floor": EntropyFloor,
     # Candidates: to keep what GRPO learns and lose less diversity.
     "gaussian_per_sign": GaussianPerSign,
     "neutral_common": NeutralCommon,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from covgrpo.core.entropy_controller import KAPPA_BOUND, EntropyController
 from covgrpo.core.weighting.neutral import Neutral
@@ -28,17 +29,19 @@ class HoldEntropy(Neutral):
     bound: float = KAPPA_BOUND
     floor: bool = False
 
+    name: ClassVar[str] = "hold_entropy"
+
     def __post_init__(self) -> None:
         """Check the parameters."""
         super().__post_init__()
-        for name in ("target", "fraction", "bound"):
-            value = getattr(self, name)
+        for field in ("target", "fraction", "bound"):
+            value = getattr(self, field)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"hold_entropy: {name} must be a finite number above 0, got {value}.")
-        if self.target is not None and self.fraction != 1.0:
-            raise ValueError(f"hold_entropy: give target ({self.target}) or fraction ({self.fraction}), not both.")
+                raise ValueError(f"{self.name}: {field} must be a finite number above 0, got {value}.")
+        if self.target is not None and self.fraction != type(self).fraction:
+            raise ValueError(f"{self.name}: give target ({self.target}) or fraction ({self.fraction}), not both.")
         if abs(self.kappa) > self.bound:
-            raise ValueError(f"hold_entropy: kappa ({self.kappa}) lies outside of bound ({self.bound}).")
+            raise ValueError(f"{self.name}: kappa ({self.kappa}) lies outside of bound ({self.bound}).")
 
     def controller(self) -> EntropyController:
         """Return a new controller."""
