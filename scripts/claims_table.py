@@ -50,13 +50,13 @@ def table() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def inserted(page: str, text: str) -> str:
-    """``page`` with ``text`` between its marks.
+def inserted(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
+    """``page`` with ``text`` between two marks, each a line.
 
     Raises:
         UserError: the page does not hold each mark once, in order.
     """
-    first, last = MARKS
+    first, last = marks
     before, found, rest = page.partition(first)
     _, ended, after = rest.partition(last)
     if not found or not ended:
@@ -89,14 +89,14 @@ def _compared(baseline: Cell, cell: Cell, margin: float | None) -> tuple[str, st
         return "", "", ""
     seeds = [seed for seed in cell.values if seed in baseline.values]
     mean = sum(baseline.values[seed] for seed in seeds) / len(seeds)
-    return f"{mean:.3f}", _shown(difference), _called(verdict(difference, margin))
+    return f"{mean:.3f}", shown(difference), _called(verdict(difference, margin))
 
 
 def _called(text: str) -> str:
     return text.replace("higher", "**holds**").replace("lower", "**refuted**")
 
 
-def _shown(d: Interval) -> str:
+def shown(d: Interval) -> str:
     return f"{d.mean:+.3f} [{d.t_low:+.3f}, {d.t_high:+.3f}]" if d.has_width else f"{d.mean:+.3f}"
 
 

@@ -1,0 +1,62 @@
+"""The tables of one method against the others: what stands in the docs is what the kept records say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from study_cases import STUDY, made_study, write_records
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import against_table
+import claims_table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(("study", "method"), [("floor", "floor 0.75")])
+def test_the_docs_hold_the_tables_of_the_kept_records(study, method):
+    page = (ROOT / "docs" / "results.md").read_text()
+    text = against_table.tables(study, method)
+    assert claims_table.inserted(page, text, against_table.marks(study)) == page
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    text = STUDY.replace("regimes: {easy: {}, hard: {num_iterations: 4}}\n", "").replace("hard_regimes: [hard]\n", "")
+    study = made_study(tmp_path, text)
+    finals = {("", "grpo", s): v for s, v in ((3, 0.5), (4, 0.25), (5, 0.75))}
+    finals |= {("", "gaussian", s): v for s, v in ((3, 0.75), (4, 0.75), (5, 0.75))} | {("", "clip_cov", 3): 1.0}
+    write_records(tmp_path / "made", study, finals)
+    monkeypatch.setattr(against_table, "STUDIES", tmp_path)
+    return tmp_path
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line]
+
+
+def test_rows_by_hand(made):
+    rows = cells(against_table.tables("made", "gaussian"))
+    # differences 0.25, 0.5, 0; t_2 = 4.303, s / sqrt(3) = 0.144; every problem has a right sample: pass@16 is 1
+    assert rows[0][:5] == ["method", "seeds", "entropy", "accuracy at 0.6", "- grpo [Student]"]
+    assert rows[2][:7] == ["grpo", "3", "0.400", "0.500", "", "1.000", ""]
+    assert rows[3][:7] == ["gaussian", "3", "0.400", "0.750", "+0.250 [-0.371, +0.871]", "1.000", "+0.000"]
+    assert rows[4][:5] == ["clip_cov", "1", "0.400", "1.000", "+0.500"]
+    assert rows[5][:3] == ["gaussian minus", "pairs", "accuracy at 0.6"]
+    assert rows[7][:3] == ["grpo", "3", "+0.250 [-0.371, +0.871]"]
+    assert rows[8][:3] == ["clip_cov", "1", "-0.250"], "the one seed that both have"
+
+
+def test_between_its_marks_or_not_at_all(made, tmp_path, capsys):
+    first, last = against_table.marks("made")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{first}old\n{last}after\n")
+    assert against_table.main(["made", "gaussian", "--write", str(page)]) == 0
+    assert page.read_text() == f"before\n{first}{against_table.tables('made', 'gaussian')}{last}after\n"
+    page.write_text("nothing\n")
+    assert against_table.main(["made", "gaussian", "--write", str(page)]) == 2
+    assert page.read_text() == "nothing\n"
+    assert against_table.main(["made", "gausian"]) == 2 and against_table.main(["none", "gaussian"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("against_table: ") for line in lines)
+    assert "'gausian'" in lines[1]
