@@ -15,7 +15,7 @@ from neutral_cases import bounded_programme, generate, groups_of, standardised
 from scheme_cases import neutral_well_posed, valid_groups
 
 from covgrpo import gaussian_weights, get_weighting, neutral_weights, token_covariance
-from covgrpo.core.weighting.neutral import Neutral, _Columns, _solve, neutral_fit
+from covgrpo.core.weighting.neutral import Neutral, _Columns, _solve
 
 # --- 1,000 generated batches ------------------------------------------------------------------------------
 
@@ -26,7 +26,7 @@ def solved_groups():
     """Of each group in 1,000 batches: w, z = (c - mean(c)) / std(c), what mean(w z) is to be, and whether it is."""
     for seed in BATCHES:
         inputs, kappa = generate(seed)
-        fit = neutral_fit(*inputs.args(), kappa=kappa)
+        fit = Neutral(kappa).fit(*inputs.args())
         held = dict(zip(inputs.group_ids.unique().tolist(), fit.held.tolist(), strict=True))
         for group, valid, lp, adv in groups_of(inputs):
             w, of_c = fit.weights[valid].numpy(), standardised(lp, adv)
@@ -111,7 +111,7 @@ SKEWED = batch_of([4.0, -1.0, -1.0, -1.0, 1.0, 1.0, 0.0, -1.0])
 
 
 def of_skewed(kappa):
-    fit = neutral_fit(*SKEWED.args(), kappa=kappa)
+    fit = Neutral(kappa).fit(*SKEWED.args())
     return fit, fit.weights.flatten().tolist()
 
 
@@ -154,7 +154,7 @@ TIES = batch_of([-1.0, -1.0, -1.0, 5.0, -1.0, -1.0, -1.0, 5.0])
 
 @pytest.mark.parametrize(("kappa", "held"), [(3.0, True), (3.5, False), (1e9, False)])
 def test_the_end_itself_is_reached_where_most_tokens_share_it(kappa, held):
-    fit = neutral_fit(*TIES.args(), kappa=kappa)
+    fit = Neutral(kappa).fit(*TIES.args())
     close(fit.weights.flatten(), torch.tensor([4, 4, 4, 0, 4, 4, 4, 0], dtype=F64) / 3)
     assert fit.held.item() == held and fit.reached.item() == pytest.approx(-1, rel=1e-13)
 
@@ -208,7 +208,7 @@ def assume_determined(inputs, kappa):
 @given(HARD, KAPPAS)
 def test_mean_one_not_negative_and_the_target_reached_or_named(shape, kappa):
     inputs = generate_hard(shape)
-    fit = neutral_fit(*inputs.args(), kappa=kappa)
+    fit = Neutral(kappa).fit(*inputs.args())
     c = token_covariance(*inputs.args())
     assert (fit.weights >= 0).all() and not fit.weights[~inputs.mask].any()
     reached = {int(g): k for k, g in enumerate(inputs.group_ids.unique())}
@@ -259,7 +259,7 @@ def test_weights_and_reached_covariance_are_continuous_and_monotone_in_kappa(see
     inputs = replace(sample_batch(seed), group_ids=None)
     c = token_covariance(*inputs.args())[inputs.mask]
     shifts = torch.linspace(-2, 2, 801, dtype=F64)  # kappa mean(c) / std(c)
-    fits = [neutral_fit(*inputs.args(), kappa=(x * c.std() / c.mean()).item()) for x in shifts]
+    fits = [Neutral((x * c.std() / c.mean()).item()).fit(*inputs.args()) for x in shifts]
     held = [fit.held.item() for fit in fits]
     assert held[400] and not held[0] and not held[-1]
     assert (torch.stack([fit.reached[0] for fit in fits]).diff() <= 1e-12).all()
@@ -296,16 +296,16 @@ def test_a_kappa_of_a_wrong_type_is_a_value_error():
 @SEEDS
 def test_fit_names_the_groups_in_the_order_of_their_ids(seed):
     inputs = sample_batch(seed)
-    whole = neutral_fit(*inputs.args(), kappa=2.0)
+    whole = Neutral(2.0).fit(*inputs.args())
     for k, group in enumerate(inputs.group_ids.unique()):  # ascending
-        alone = neutral_fit(*inputs.rows(inputs.group_ids == group).args(), kappa=2.0)
+        alone = Neutral(2.0).fit(*inputs.rows(inputs.group_ids == group).args())
         for name in ("mean", "target", "reached", "held"):
             close(getattr(whole, name)[k], getattr(alone, name)[0])
 
 
 def test_groups_without_spread_or_tokens_name_what_is_reached():
     constant = batch([[-1.0], [-4.0], [-1.0]], [1.0, -0.5, 3.0], [[1], [1], [0]], [5, 5, 9])  # c = 1.125 twice
-    fit = neutral_fit(*constant.args())
+    fit = Neutral().fit(*constant.args())
     assert fit.held.tolist() == [False, True]
     assert fit.reached.tolist() == fit.mean.tolist() == [1.125, 0.0]
 
@@ -346,7 +346,7 @@ def test_fewer_tokens_are_touched_than_by_the_kernel():
     right = torch.arange(48) % 2 == 0
     logps = amplitude * torch.rand(48, 50, generator=rng, dtype=F64).log() * (1 - 0.2 * right[:, None])
     inputs = batch(logps.tolist(), (2.0 * right - 1).tolist())
-    fit, kernel = neutral_fit(*inputs.args()), gaussian_weights(*inputs.args())
+    fit, kernel = Neutral().fit(*inputs.args()), gaussian_weights(*inputs.args())
     c = token_covariance(*inputs.args())
     assert 0.01 < c.mean() / c.std() < 0.2 and fit.held.item()
     assert ((fit.weights - 1).abs() > 0.1).double().mean() < 0.2 < ((kernel - 1).abs() > 0.1).double().mean()

@@ -85,11 +85,13 @@ def test_scoring_seam_starts_with_the_expected_parameters():
 
 
 def test_multimodal_fields_are_all_known():
-    """A field that TRL adds to scoring must be passed on when the weights need a scoring pass."""
+    """They are passed on by name when the weights need a scoring pass; scoring's other arguments are no fields."""
     from covgrpo.trl.rollout import MULTIMODAL
 
-    names = parameters(GRPOTrainer._get_per_token_logps_and_entropies)[8:]
-    assert sorted(names) == sorted(MULTIMODAL)
+    names = parameters(GRPOTrainer._get_per_token_logps_and_entropies)
+    assert set(names) == MULTIMODAL and {"pixel_values", "image_grid_thw"} < set(names[8:])
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert not [name for name in names[:8] if f'output["{name}"]' in source or f'    "{name}":' in source]
 
 
 def test_the_loss_takes_token_advantages_and_reads_these_inputs():

@@ -232,8 +232,9 @@ def test_the_sampler_draws_what_it_understands_and_nothing_else():
     tokens, logps = mine.draw([[5, 6], [5, 6]], more_than_text=False, loss_temperature=1.0)
     assert mine.checked
     assert [len(row) for row in tokens] == [len(row) for row in logps]
-    entropies = mine.entropies(like=torch.zeros(2, 3))
-    assert (entropies > 0).sum(dim=1).tolist() == [len(row) for row in tokens]
+    rollout = Rollout(*[torch.zeros(2)] * 5)
+    mine.lend_scores(rollout, {"sampling_per_token_logps": torch.zeros(2, 3)}, one_turn=True)
+    assert (rollout.entropies_BT > 0).sum(dim=1).tolist() == [len(row) for row in tokens]
     assert mine.draw([[5, 6]], more_than_text=True, loss_temperature=1.0) is None
     assert mine.latest is None
     tokens, logps = mine.draw([[5, 6]], more_than_text=False, loss_temperature=0.5)

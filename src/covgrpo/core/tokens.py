@@ -185,21 +185,7 @@ def evaluate(
 ) -> Tensor:
     """Evaluate a function of tokens, (N,), in which no group knows of another: (B, T), 0 where masked.
 
-    Raises:
-        ValueError: as :class:`Tokens`.
-
-    """
-    parts = [(tokens.rows, tokens.fill(function(tokens))) for tokens in parts_of(logps, advantages, mask, group_ids)]
-    if len(parts) == 1:
-        return parts[0][1]
-    result = parts[0][1].new_empty(logps.shape)
-    for rows, values in parts:
-        result[rows] = values
-    return result
-
-
-def parts_of(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Iterator[Tokens]:
-    """Yield the tokens of a batch a few whole groups at a time, in ascending order of the groups' ids.
+    A large batch is taken a few whole groups at a time, in ascending order of the groups' ids.
 
     Raises:
         ValueError: as :class:`Tokens`.
@@ -210,14 +196,20 @@ def parts_of(logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor 
     num_rows, length = logps.shape
     most = _PART_TOKENS["cpu" if logps.device.type == "cpu" else "accelerator"]
     if group_ids is None or num_rows * length <= most:
-        yield Tokens(logps, advantages, mask, group_ids)
-        return
+        tokens = Tokens(logps, advantages, mask, group_ids)
+        return tokens.fill(function(tokens))
     # Compared, not subtracted: differences of unsigned or far ids would wrap.
     order = None if (group_ids[1:] >= group_ids[:-1]).all() else group_ids.argsort(stable=True)
     sizes = torch.unique(group_ids, return_counts=True)[1].tolist()
+    result = torch.empty(())
     for start, end in _runs(sizes, max(1, most // length)):
         rows = slice(start, end) if order is None else order[start:end]
-        yield Tokens(logps[rows], advantages[rows], mask[rows], group_ids[rows], rows)
+        tokens = Tokens(logps[rows], advantages[rows], mask[rows], group_ids[rows], rows)
+        values = tokens.fill(function(tokens))
+        if start == 0:
+            result = values.new_empty(logps.shape)
+        result[rows] = values
+    return result
 
 
 def _runs(sizes: list[int], most: int) -> Iterator[tuple[int, int]]:

@@ -8,37 +8,21 @@ from transformers.cache_utils import Cache
 
 from covgrpo.forward.attention_interface import lowered
 from covgrpo.forward.group_attention import attend
-from covgrpo.forward.growing_cache import GrowingLayer, is_plain
-from covgrpo.forward.not_shareable import NotShareableError
+from covgrpo.forward.growing_cache import GrowingLayer
 from covgrpo.forward.rows_by_prompt import RowGroups
-
-
-def check_plain(cache: Any) -> None:
-    """Check that a cache holds keys and values of all tokens and nothing else.
-
-    Raises:
-        NotShareableError: it is of another kind.
-    """
-    if not is_plain(cache):
-        kinds = sorted({type(layer).__name__ for layer in getattr(cache, "layers", [])})
-        raise NotShareableError(f"its cache is no plain key-value cache ({'/'.join([type(cache).__name__, *kinds])})")
 
 
 class GroupCache(Cache):
     """Keys and values of P prompts, and of the N rows' own tokens behind them; for inference, with ``attending_by``.
 
     Args:
-        prompts: plain cache of the P prompts (padded anywhere).
+        prompts: cache of the P prompts (padded anywhere); ``is_plain``.
         prompt_mask: (P, L) which of their tokens are no padding.
         prompt_of_row: (N,) prompt of each row.
-
-    Raises:
-        NotShareableError: a cache of another kind.
 
     """
 
     def __init__(self, prompts: Cache, prompt_mask: Tensor, prompt_of_row: Tensor):
-        check_plain(prompts)
         layers: list[Any] = prompts.layers
         super().__init__(layers=[GrowingLayer() for _ in layers])
         self.prompts = [(lowered(layer.keys), lowered(layer.values)) for layer in layers]

@@ -1,6 +1,7 @@
 """Sampling that prefills each prompt once per group, drops finished rows, and returns log-probs and entropies."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +59,11 @@ def sample(
     draw = Drawing(settings)
     eos = torch.tensor(settings.eos_token_ids, device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    samples = _Recorder(len(prompts))
+    steps = []
     for position in range(settings.max_new_tokens):
         u = None if noise_BT is None else noise_BT[decoding.rows, position, None]
         drawn = draw(decoding.logits, decoding.ids, generator, u)
-        samples.record(decoding.rows[running], *(values[running] for values in drawn))
+        steps.append([values[running].tolist() for values in (decoding.rows, *drawn)])
         tokens = drawn[0]
         running = running & ~torch.isin(tokens, eos)
         if position + 1 == settings.max_new_tokens or not running.any():
@@ -71,25 +72,17 @@ def sample(
             decoding.keep(running)
             tokens, running = tokens[running], running[running]
         decoding.advance(model, tokens)
-    return samples.by_row()
+    return _by_row(steps, len(prompts))
 
 
-@dataclass
-class _Recorder:
-    """Collects the draws of each step and hands them out by row."""
-
-    num_rows: int
-    steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
-
-    def record(self, rows: Tensor, tokens: Tensor, logps: Tensor, entropies: Tensor) -> None:
-        self.steps.append((rows, tokens, logps, entropies))
-
-    def by_row(self) -> Samples:
-        samples = Samples([[] for _ in range(self.num_rows)], [[] for _ in range(self.num_rows)], [])
-        samples.entropies = [[] for _ in range(self.num_rows)]
-        for step in self.steps:
-            for row, token, logp, entropy in zip(*(values.tolist() for values in step), strict=True):
-                samples.token_ids[row].append(token)
-                samples.logps[row].append(logp)
-                samples.entropies[row].append(entropy)
-        return samples
+def _by_row(steps: list[list[list[Any]]], num_rows: int) -> Samples:
+    """Hand out the rows, tokens, log-probs and entropies of each step, (n,) lists, by row."""
+    token_ids: list[list[int]] = [[] for _ in range(num_rows)]
+    logps: list[list[float]] = [[] for _ in range(num_rows)]
+    entropies: list[list[float]] = [[] for _ in range(num_rows)]
+    for step in steps:
+        for row, token, logp, entropy in zip(*step, strict=True):
+            token_ids[row].append(token)
+            logps[row].append(logp)
+            entropies[row].append(entropy)
+    return Samples(token_ids, logps, entropies)

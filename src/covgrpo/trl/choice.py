@@ -46,7 +46,7 @@ def choose_weighting(args: Any) -> Weighting:
     return fit_normaliser(weighting, NORMALISERS.get(args.loss_type), f"loss_type={args.loss_type!r}")
 
 
-def check_engine(args: Any, weighting: Weighting, sharded: bool) -> None:
+def check_engine(args: Any, sharded: bool) -> None:
     """Check what only a trainer knows.
 
     Raises:

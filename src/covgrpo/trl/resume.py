@@ -8,7 +8,7 @@ generator was used.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,10 @@ def save_state(trainer: Any, folder: Path) -> None:
     if trainer.args.should_save:
         others = [_others(micro) for micro in pending] if pending is not None else None
         state = {"micro_batches_done": trainer._step, "pending": others, **_split(trainer)}
-        if pending is not None and (log := _log_to_save(trainer)) is not None:
-            state["log"] = log
+        with suppress(TypeError):  # of images there is no JSON
+            if pending is not None:
+                json.dumps(trainer.rollout_log)
+                state["log"] = trainer.rollout_log
         if trainer.entropy_hold is not None:
             state["entropy_hold"] = trainer.entropy_hold.state_dict()
         with replacing(folder / _STATE) as file:
@@ -221,16 +223,6 @@ def load_state(trainer: Any, checkpoint: str | None) -> None:
             )
         trainer._buffered_inputs = pending
         _restore_log(trainer, state.get("log", {}))
-
-
-def _log_to_save(trainer: Any) -> dict[str, Any] | None:
-    """That log in JSON's types; None where it has no such form (images)."""
-    try:
-        json.dumps(trainer.rollout_log)
-    except TypeError:
-        return None
-    log: dict[str, Any] = trainer.rollout_log
-    return log
 
 
 def _restore_log(trainer: Any, log: dict[str, Any]) -> None:

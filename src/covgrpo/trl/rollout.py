@@ -5,27 +5,18 @@ later updates, row by row. What belongs to the rows has to travel in it.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from trl import GRPOTrainer
 
 _PREFIX = "covgrpo/"
-# What TRL hands on to a model that sees more than text.
-MULTIMODAL = (
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "num_tiles",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "image_position_ids",
-)
+# What TRL's scoring takes of a batch under its own name: what a model is handed that sees more than text.
+MULTIMODAL = frozenset(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Completions for TRL, drawn by our sampler where it knows every option that is set."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from torch import Tensor, nn
+from torch import nn
 from trl.extras.profiling import profiling_context
 from trl.models import unwrap_model_for_generation
 
@@ -26,19 +27,8 @@ _ROWS_TO_CHECK, _TOKENS_TO_CHECK = 4, 64
 # What a model that the sampler does not know may answer with; memory that runs out is none of them.
 _FAILURES = (NotShareableError, UserError, TypeError, RuntimeError, AttributeError, NotImplementedError, LookupError)
 # What the sampler understands of TRL's generation arguments; anything else is left to transformers' `generate`.
-_UNDERSTOOD = {
-    "max_new_tokens",
-    "do_sample",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "cache_implementation",
-}
+_OUTSIDE_SETTINGS = {"do_sample", "bos_token_id", "eos_token_id", "cache_implementation"}
+_UNDERSTOOD = {setting.name for setting in dataclasses.fields(SamplingSettings)} | _OUTSIDE_SETTINGS
 # Settings of the model's own generation config that `generate` would add.
 _OTHER_PROCESSORS = (
     "suppress_tokens",
@@ -147,15 +137,6 @@ class Sampler:
         with self.generating() as model:
             return sample(model, prompt_ids, settings)
 
-    def entropies(self, like: Tensor) -> Tensor | None:
-        """Entropies (B, T) of the latest draw, padded with 0; ``None`` where there is none."""
-        if self.latest is None:
-            return None
-        entropies = torch.zeros_like(like)
-        for row, values in enumerate(self.latest.entropies):
-            entropies[row, : len(values)] = torch.tensor(values)
-        return entropies
-
     def lend_scores(self, rollout: Rollout, batch: dict[str, Any], one_turn: bool) -> None:
         """Let log-probs and entropies of the latest draw travel with the rows; the loss and the weights reuse them.
 
@@ -171,7 +152,9 @@ class Sampler:
         if rollout.logps_BT is None:
             rollout.logps_BT = logps_BT
         if one_turn:
-            rollout.entropies_BT = self.entropies(like=logps_BT)
+            rollout.entropies_BT = torch.zeros_like(logps_BT)
+            for row, values in enumerate(self.latest.entropies):
+                rollout.entropies_BT[row, : len(values)] = torch.tensor(values)
 
     def _first_sample(self, prompt_ids: list[list[int]]) -> Samples | None:
         """Sample, and compare with a plain forward: ``None``, said once, where the sampler does not serve the model."""

@@ -92,7 +92,7 @@ class CovGRPOTrainer(GRPOTrainer):
         )  # fmt: skip
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         weighting = choose_weighting(args)
-        check_engine(args, weighting, sharded)
+        check_engine(args, sharded)
         self.sampler = sampler_of(self, allowed=args.fast_path and not sharded)
         self.scorer = Scorer(self.accelerator, self.model, self.ref_model, args.fast_path, sharded)
         self.weigher = Weigher(self.accelerator, weighting, args.weighting_scope, args.seed)

@@ -10,20 +10,20 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, cast
 
-from covgrpo.core.weighting.base import Weighting, WeightingError, check_weights, fit_normaliser
+from covgrpo.core.weighting.base import Weighting
 from covgrpo.core.weighting.clip_cov import ClipCov
 from covgrpo.core.weighting.delight import Delight
 from covgrpo.core.weighting.entropy_floor import EntropyFloor
-from covgrpo.core.weighting.gaussian import Gaussian, gaussian_weights
+from covgrpo.core.weighting.gaussian import Gaussian
 from covgrpo.core.weighting.gaussian_centred import GaussianCentred
 from covgrpo.core.weighting.gaussian_mad import GaussianMad
 from covgrpo.core.weighting.gaussian_one_sided import GaussianOneSided
 from covgrpo.core.weighting.gaussian_per_sign import GaussianPerSign
 from covgrpo.core.weighting.gaussian_raw import GaussianRaw
-from covgrpo.core.weighting.gaussian_through import GaussianThrough, gaussian_through_weights
+from covgrpo.core.weighting.gaussian_through import GaussianThrough
 from covgrpo.core.weighting.hold_entropy import HoldEntropy
 from covgrpo.core.weighting.kl_cov import KLCov
-from covgrpo.core.weighting.neutral import Neutral, neutral_weights
+from covgrpo.core.weighting.neutral import Neutral
 from covgrpo.core.weighting.neutral_common import NeutralCommon
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.core.weighting.positive_only import PositiveOnly
@@ -50,18 +50,6 @@ WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
     "gaussian_one_sided": GaussianOneSided,
     "gaussian_mad": GaussianMad,
 }
-
-__all__ = [
-    "WEIGHTINGS",
-    "Weighting",
-    "WeightingError",
-    "check_weights",
-    "fit_normaliser",
-    "gaussian_through_weights",
-    "gaussian_weights",
-    "get_weighting",
-    "neutral_weights",
-]
 
 
 def get_weighting(name: str, **parameters: Any) -> Weighting:

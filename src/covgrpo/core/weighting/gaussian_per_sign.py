@@ -27,7 +27,7 @@ from covgrpo.core.covariance import covariance
 from covgrpo.core.tokens import Tokens
 from covgrpo.core.weighting.base import ColumnWeighting
 from covgrpo.core.weighting.gaussian_through import ZERO
-from covgrpo.core.weighting.kernel import log_kernel
+from covgrpo.core.weighting.kernel import log_kernel, mean_one
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,4 @@ class GaussianPerSign(ColumnWeighting):
         mean_K = tokens.sum_K(c.where(side, 0)) / size_K
         sigma2_K = tokens.sum_K((c - tokens.each(mean_K)).square_().where(side, 0)) / size_K
         log_w = log_kernel(tokens, c.clamp(min=0) if self.one_sided else c, sigma2_K).masked_fill_(~side, -torch.inf)
-        top_K = tokens.max_K(log_w).nan_to_num(neginf=0.0)
-        w = log_w.sub_(tokens.each(top_K)).exp_()
-        return w.mul_(tokens.each(size_K / tokens.sum_K(w)))
+        return mean_one(tokens, log_w, size_K)

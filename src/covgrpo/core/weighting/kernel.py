@@ -17,12 +17,12 @@ def log_kernel(tokens: Tokens, x: Tensor, sigma2_K: Tensor) -> Tensor:
     return x.square().mul_(tokens.each(-0.5 * precision_K(tokens, sigma2_K)))
 
 
-def mean_one(tokens: Tokens, log_w: Tensor) -> Tensor:
+def mean_one(tokens: Tokens, log_w: Tensor, size_K: Tensor | None = None) -> Tensor:
     """w~ = w * N / sum(w): (N,).
 
     Computed as N * softmax(log w): subtracting the group's largest exponent keeps w from underflowing. ``log_w`` is
-    used up.
+    used up. ``size_K``: N, where log w is -inf at the other tokens of the group.
     """
     top_K = tokens.max_K(log_w).nan_to_num(neginf=0.0)
     w = log_w.sub_(tokens.each(top_K)).exp_()
-    return w.mul_(tokens.each(tokens.num_tokens_K / tokens.sum_K(w)))
+    return w.mul_(tokens.each((tokens.num_tokens_K if size_K is None else size_K) / tokens.sum_K(w)))

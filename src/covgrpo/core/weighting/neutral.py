@@ -35,7 +35,7 @@ cost (at 1/2 they double the variance of a mean), and it is the quadratic form t
 solution stays (2), with s = sqrt((2 n/N - 1) / v) where that is smaller, found by the same passes, and the weights are
 continuous in kappa. Where half of the tokens or more share the extreme c, the end itself is reached: N/n on them, 0
 elsewhere. Without clamped tokens (3) acts from |kappa m| = std(c) on, and earlier where a heavy tail makes most of
-std(c); m is usually a few hundredths of std(c). :func:`neutral_fit` says what was reached.
+std(c); m is usually a few hundredths of std(c). :meth:`Neutral.fit` says what was reached.
 
 **What is held.** mean(w c) = Cov(l, w (A - mean A)). The loss has w A instead, and so the entropy is driven by
 
@@ -81,7 +81,7 @@ def neutral_weights(
     All means run over the N valid tokens of the token's group. Where no token is clamped this is
     w = 1 - kappa mean(c) (c - mean(c)) / var(c). Where c is constant (all advantages equal, one token) or mean(c) is 0,
     every w is 1. A target that would take the effective sample size (sum w)^2 / (N sum w^2) below 1/2 is approached as
-    far as 1/2 allows (see the module's text, and :func:`neutral_fit` for the value reached).
+    far as 1/2 allows (see the module's text, and :meth:`Neutral.fit` for the value reached).
 
     Args:
         logps: (B, T) any float dtype; log-probability of each sampled token under the policy that sampled it.
@@ -99,18 +99,6 @@ def neutral_weights(
 
     """
     return Neutral(kappa)(logps, advantages, mask, group_ids)
-
-
-def neutral_fit(
-    logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None, kappa: float = 1.0
-) -> NeutralFit:
-    """:func:`neutral_weights` with what they reach; same arguments and errors."""
-    _check_kappa(kappa)
-    tokens = Tokens(logps, advantages, mask, group_ids)
-    solution, weights, noise_K = _fit(tokens, kappa)
-    target_K = (1 - kappa) * solution.mean
-    held_K = (solution.reached - target_K).abs() <= noise_K
-    return NeutralFit(tokens.fill(weights), solution.mean, target_K, solution.reached, held_K)
 
 
 def _fit(tokens: Tokens, kappa: float) -> tuple["_Solution", Tensor, Tensor]:
@@ -224,11 +212,6 @@ def _of(values_K: Tensor, group: Tensor) -> Tensor:
     return values_K if len(values_K) == 1 else values_K[group]
 
 
-def _check_kappa(kappa: float) -> None:
-    if not math.isfinite(kappa):
-        raise ValueError(f"neutral: kappa must be a finite number, got {kappa}.")
-
-
 @dataclass(frozen=True)
 class Neutral(ColumnWeighting):
     """``neutral``: see :func:`neutral_weights`.
@@ -243,12 +226,17 @@ class Neutral(ColumnWeighting):
 
     def __post_init__(self) -> None:
         """Check kappa."""
-        _check_kappa(self.kappa)
+        if not math.isfinite(self.kappa):
+            raise ValueError(f"neutral: kappa must be a finite number, got {self.kappa}.")
 
     def weigh(self, tokens: Tokens) -> Tensor:
         """Return w (N,)."""
         return _fit(tokens, self.kappa)[1]
 
     def fit(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> NeutralFit:
-        """Return w (B, T) and the mean covariance that it reaches."""
-        return neutral_fit(logps, advantages, mask, group_ids, self.kappa)
+        """:func:`neutral_weights` with what they reach."""
+        tokens = Tokens(logps, advantages, mask, group_ids)
+        solution, weights, noise_K = _fit(tokens, self.kappa)
+        target_K = (1 - self.kappa) * solution.mean
+        held_K = (solution.reached - target_K).abs() <= noise_K
+        return NeutralFit(tokens.fill(weights), solution.mean, target_K, solution.reached, held_K)
