@@ -50,7 +50,7 @@ MUTATIONS = {
     ),
     "mean-1 normalisation": (
         "weighting/kernel.py",
-        "w.mul_(tokens.each(tokens.num_tokens_K / tokens.sum_K(w)))",
+        "w.mul_(tokens.each(N_K / tokens.sum_K(w)))",
         "w",
         "test_ingredient_weights_are_normalised",
     ),
@@ -152,8 +152,8 @@ MUTATIONS = {
     ),
     "per sign: mean 1": (
         "weighting/gaussian_per_sign.py",
-        "return w.mul_(tokens.each(size_K / tokens.sum_K(w)))",
-        "return w",
+        "mean_one(tokens, log_w, size_K)",
+        "mean_one(tokens, log_w)",
         "test_ingredient_per_sign_mean_is_one_on_each_side",
     ),
     "neutral_common: which tokens": (

@@ -25,4 +25,5 @@ def mean_one(tokens: Tokens, log_w: Tensor, size_K: Tensor | None = None) -> Ten
     """
     top_K = tokens.max_K(log_w).nan_to_num(neginf=0.0)
     w = log_w.sub_(tokens.each(top_K)).exp_()
-    return w.mul_(tokens.each((tokens.num_tokens_K if size_K is None else size_K) / tokens.sum_K(w)))
+    N_K = tokens.num_tokens_K if size_K is None else size_K
+    return w.mul_(tokens.each(N_K / tokens.sum_K(w)))
