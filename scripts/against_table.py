@@ -1,14 +1,15 @@
-"""One method of a study against each of the others, as two tables of docs/results.md.
+"""One method of a study against each of the others, as tables of docs/results.md.
 
     python scripts/against_table.py floor "floor 0.75"                            prints them
     python scripts/against_table.py floor "floor 0.75" --write docs/results.md    puts them between that file's marks
 
-First every method against the baseline: means at the end of the run over its seeds, and mean differences within seeds
-with Student's 95 % interval. Then the named method minus every other one, over the seeds that both have. Accuracies and
-pass@k are fractions of held-out problems, entropies nats.
+First each method's means over its seeds, at the end of the run. Then its mean difference to the study's baseline, and
+to the named method, within the seeds that both have, with Student's 95 % interval. Accuracies and pass@k are fractions
+of held-out problems, entropies nats.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,16 +17,16 @@ from pathlib import Path
 from claims_table import inserted, shown
 
 from covgrpo.errors import UserError
-from covgrpo.studies import Study, read_records, read_study
-from covgrpo.studies.analysis import outcome_values
-from covgrpo.studies.statistics import interval
+from covgrpo.studies import Record, Study, read_records, read_study
+from covgrpo.studies.analysis import Cell, analyse
 
 STUDIES = Path(__file__).parents[1] / "studies"
-# column -> outcome
-COMPARED = {"accuracy at 0.6": "accuracy@0.6", "pass@16 at 1.0": "pass16@1", "maj@16 at 0.6": "maj16@0.6"}
-ENTROPY = "entropy_held_out"
-
-Values = Mapping[int, float]  # by seed
+COLUMNS = {
+    "accuracy at 0.6": "accuracy@0.6",
+    "pass@16 at 1.0": "pass16@1",
+    "maj@16 at 0.6": "maj16@0.6",
+    "entropy": "entropy_held_out",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def marks(study: str) -> tuple[str, str]:
 
 
 def tables(name: str, method: str) -> str:
-    """Both tables in Markdown.
+    """The three tables in Markdown.
 
     Raises:
         UserError: no such study, or the study has several regimes or no such method.
@@ -63,47 +64,33 @@ def tables(name: str, method: str) -> str:
     if len(study.regimes) != 1 or method not in study.methods:
         raise UserError(f"study {name}: one regime and a method {method!r} are needed; it has {_held(study)}.")
     records = read_records(STUDIES / name, study.runs)
-    values = {
-        outcome: {found: of_seed for (_, found), of_seed in outcome_values(records, outcome).items()}
-        for outcome in (*COMPARED.values(), ENTROPY)
-    }
-    return "\n".join([_markdown(_to_baseline(study, values)), _markdown(_to_others(study, values, method))])
+    parts = [_means(study, records), *(_minus(study, records, other) for other in (study.baseline, method))]
+    return "\n".join(map(_markdown, parts))
 
 
-def _to_baseline(study: Study, values: Mapping[str, Mapping[str, Values]]) -> Iterator[list[str]]:
-    columns = [part for name in COMPARED for part in (name, f"- {study.baseline} [Student]")]
-    yield ["method", "seeds", "entropy", *columns]
-    for method in study.methods:
-        entropy = values[ENTROPY].get(method, {})
-        if not entropy:
-            continue
-        row = [method, str(len(entropy)), _mean(entropy)]
-        for outcome in COMPARED.values():
-            mine = values[outcome].get(method, {})
-            row += [
-                _mean(mine),
-                "" if method == study.baseline else _difference(mine, values[outcome].get(study.baseline, {})),
-            ]
-        yield row
+def _cells(study: Study, records: Mapping[str, Record]) -> dict[str, dict[str, Cell]]:
+    """Method -> column -> cell."""
+    found: dict[str, dict[str, Cell]] = {}
+    for column, outcome in COLUMNS.items():
+        for cell in analyse(study, records, outcome):
+            found.setdefault(cell.method, {})[column] = cell
+    return found
 
 
-def _to_others(study: Study, values: Mapping[str, Mapping[str, Values]], method: str) -> Iterator[list[str]]:
-    yield [f"{method} minus", "pairs", *COMPARED, "entropy"]
-    for other in study.methods:
-        pairs = values[ENTROPY].get(other, {}).keys() & values[ENTROPY].get(method, {}).keys()
-        if other != method and pairs:
-            outcomes = (*COMPARED.values(), ENTROPY)
-            differences = [_difference(values[name].get(method, {}), values[name].get(other, {})) for name in outcomes]
-            yield [other, str(len(pairs)), *differences]
+def _means(study: Study, records: Mapping[str, Record]) -> Iterator[list[str]]:
+    yield ["method", "seeds", *COLUMNS]
+    for method, cells in _cells(study, records).items():
+        means = [f"{cells[column].own.mean:.3f}" if column in cells else "" for column in COLUMNS]
+        yield [method, str(max(cell.own.n for cell in cells.values())), *means]
 
 
-def _mean(values: Values) -> str:
-    return f"{sum(values.values()) / len(values):.3f}" if values else ""
-
-
-def _difference(mine: Values, theirs: Values) -> str:
-    differences = [mine[seed] - theirs[seed] for seed in sorted(mine) if seed in theirs]
-    return shown(interval(differences)) if differences else ""
+def _minus(study: Study, records: Mapping[str, Record], other: str) -> Iterator[list[str]]:
+    yield [f"minus {other} [Student]", "pairs", *COLUMNS]
+    for method, cells in _cells(dataclasses.replace(study, baseline=other), records).items():
+        differences = {column: cell.difference for column, cell in cells.items() if cell.difference is not None}
+        if differences:
+            shown_ones = [shown(differences[column]) if column in differences else "" for column in COLUMNS]
+            yield [method, str(max(found.n for found in differences.values())), *shown_ones]
 
 
 def _markdown(rows: Iterator[list[str]]) -> str:

@@ -38,13 +38,17 @@ def cells(text):
 def test_rows_by_hand(made):
     rows = cells(against_table.tables("made", "gaussian"))
     # differences 0.25, 0.5, 0; t_2 = 4.303, s / sqrt(3) = 0.144; every problem has a right sample: pass@16 is 1
-    assert rows[0][:5] == ["method", "seeds", "entropy", "accuracy at 0.6", "- grpo [Student]"]
-    assert rows[2][:7] == ["grpo", "3", "0.400", "0.500", "", "1.000", ""]
-    assert rows[3][:7] == ["gaussian", "3", "0.400", "0.750", "+0.250 [-0.371, +0.871]", "1.000", "+0.000"]
-    assert rows[4][:5] == ["clip_cov", "1", "0.400", "1.000", "+0.500"]
-    assert rows[5][:3] == ["gaussian minus", "pairs", "accuracy at 0.6"]
-    assert rows[7][:3] == ["grpo", "3", "+0.250 [-0.371, +0.871]"]
-    assert rows[8][:3] == ["clip_cov", "1", "-0.250"], "the one seed that both have"
+    assert rows[0] == ["method", "seeds", "accuracy at 0.6", "pass@16 at 1.0", "maj@16 at 0.6", "entropy"]
+    assert rows[2] == ["grpo", "3", "0.500", "1.000", "", "0.400"]
+    assert rows[3] == ["gaussian", "3", "0.750", "1.000", "", "0.400"]
+    assert rows[4] == ["clip_cov", "1", "1.000", "1.000", "", "0.400"]
+    assert rows[5][:3] == ["minus grpo [Student]", "pairs", "accuracy at 0.6"]
+    assert rows[7] == ["gaussian", "3", "+0.250 [-0.371, +0.871]", "+0.000", "", "+0.000"]
+    assert rows[8] == ["clip_cov", "1", "+0.500", "+0.000", "", "+0.000"]
+    assert rows[9][:2] == ["minus gaussian [Student]", "pairs"]
+    assert rows[11][:3] == ["grpo", "3", "-0.250 [-0.871, +0.371]"]
+    assert rows[12][:3] == ["clip_cov", "1", "+0.250"], "the one seed that both have"
+    assert len(rows) == 13
 
 
 def test_between_its_marks_or_not_at_all(made, tmp_path, capsys):

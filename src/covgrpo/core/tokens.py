@@ -48,7 +48,7 @@ class Tokens:
         self._logps, self._advantages, self.mask = logps.detach(), advantages.detach(), mask.detach().bool()
         self.dtype = torch.float32 if logps.device.type in _NO_FLOAT64 else torch.float64
         self.eps_A = torch.finfo(advantages.dtype).eps  # rounding of the advantages as given
-        self.result_dtype = torch.float64 if logps.dtype == torch.float64 else torch.float32
+        self.result_dtype = _result_dtype(logps)
         if group_ids is None:
             self.group_B, self.num_groups = logps.new_zeros(len(logps), dtype=torch.long), 1
         else:
@@ -201,15 +201,16 @@ def evaluate(
     # Compared, not subtracted: differences of unsigned or far ids would wrap.
     order = None if (group_ids[1:] >= group_ids[:-1]).all() else group_ids.argsort(stable=True)
     sizes = torch.unique(group_ids, return_counts=True)[1].tolist()
-    result = torch.empty(())
+    result = torch.empty(logps.shape, dtype=_result_dtype(logps), device=logps.device)
     for start, end in _runs(sizes, max(1, most // length)):
         rows = slice(start, end) if order is None else order[start:end]
         tokens = Tokens(logps[rows], advantages[rows], mask[rows], group_ids[rows], rows)
-        values = tokens.fill(function(tokens))
-        if start == 0:
-            result = values.new_empty(logps.shape)
-        result[rows] = values
+        result[rows] = tokens.fill(function(tokens))
     return result
+
+
+def _result_dtype(logps: Tensor) -> torch.dtype:
+    return torch.float64 if logps.dtype == torch.float64 else torch.float32
 
 
 def _runs(sizes: list[int], most: int) -> Iterator[tuple[int, int]]:

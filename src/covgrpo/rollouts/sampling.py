@@ -1,7 +1,6 @@
 """Sampling that prefills each prompt once per group, drops finished rows, and returns log-probs and entropies."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +62,7 @@ def sample(
     for position in range(settings.max_new_tokens):
         u = None if noise_BT is None else noise_BT[decoding.rows, position, None]
         drawn = draw(decoding.logits, decoding.ids, generator, u)
-        steps.append([values[running].tolist() for values in (decoding.rows, *drawn)])
+        steps.append([values[running] for values in (decoding.rows, *drawn)])
         tokens = drawn[0]
         running = running & ~torch.isin(tokens, eos)
         if position + 1 == settings.max_new_tokens or not running.any():
@@ -75,13 +74,13 @@ def sample(
     return _by_row(steps, len(prompts))
 
 
-def _by_row(steps: list[list[list[Any]]], num_rows: int) -> Samples:
-    """Hand out the rows, tokens, log-probs and entropies of each step, (n,) lists, by row."""
+def _by_row(steps: list[list[Tensor]], num_rows: int) -> Samples:
+    """Hand out the rows, tokens, log-probs and entropies of each step, (n,) each, by row."""
     token_ids: list[list[int]] = [[] for _ in range(num_rows)]
     logps: list[list[float]] = [[] for _ in range(num_rows)]
     entropies: list[list[float]] = [[] for _ in range(num_rows)]
     for step in steps:
-        for row, token, logp, entropy in zip(*step, strict=True):
+        for row, token, logp, entropy in zip(*(values.tolist() for values in step), strict=True):
             token_ids[row].append(token)
             logps[row].append(logp)
             entropies[row].append(entropy)
