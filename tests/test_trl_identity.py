@@ -56,6 +56,7 @@ def test_gaussian_changes_the_update(tmp_path):
 @pytest.mark.parametrize("padded_mean", [False, True])
 @pytest.mark.parametrize("options", [AUTHORS, {"loss_type": "grpo"}, {"loss_type": "dapo"}])
 def test_gaussian_through_is_the_live_loss_differentiated(tmp_path, options, padded_mean, fast_path):
+    options = {**options, "optim": "sgd", "learning_rate": 0.1}  # Adam would enlarge a last bit to a step
     theirs = live_weights(tmp_path / "a", rollouts=scripted_rollouts(1), max_steps=2, **options)
     theirs.padded_mean = padded_mean
     theirs.train()
@@ -63,8 +64,7 @@ def test_gaussian_through_is_the_live_loss_differentiated(tmp_path, options, pad
     mine = ours(tmp_path / "b", rollouts=scripted_rollouts(1), max_steps=2, fast_path=fast_path, **through, **options)
     mine.train()
     assert relative(mine.gradients[0], theirs.gradients[0]) < 1e-5
-    # Weights changed by 1e-7 of themselves change the reference's own second gradient by 5e-4.
-    assert relative(mine.gradients[1], theirs.gradients[1]) < 1e-3
+    assert relative(mine.gradients[1], theirs.gradients[1]) < 1e-4
     constant = ours(tmp_path / "c", rollouts=scripted_rollouts(1), max_steps=1, **options)
     constant.train()
     assert relative(constant.gradients[0], theirs.gradients[0]) > 0.05
