@@ -1,6 +1,7 @@
 """Measure covgrpo beside stock TRL on this machine's GPU and write the table of docs/gpu.md.
 
     python scripts/gpu_report.py [--shapes 0.5b 1.5b] [--steps 3] [--tests build/gpu-tests.xml] [--output docs/gpu.md]
+    python scripts/gpu_report.py --shapes 0.5b --only micro-batches      some lines, printed and not written
 
 `make test-gpu` runs the tests first and hands their result over. Models have the shape of Qwen2.5-0.5B and -1.5B and
 random weights, so nothing is downloaded. Each case is `covgrpo bench`: both sides take steps in turn on the same
@@ -79,13 +80,15 @@ def row(shape: str, name: str, result: dict[str, Any]) -> str:
     )
 
 
-def rows_of(shapes: list[str], steps: int) -> list[str]:
-    """Measure every case; one that fails (out of memory, say) is a line that says so."""
+def rows_of(shapes: list[str], steps: int, only: str = "") -> list[str]:
+    """Measure the cases whose name holds ``only``; one that fails (out of memory, say) is a line that says so."""
     rows = []
     for shape in shapes:
         with tempfile.TemporaryDirectory() as folder:
             model = str(make_model(shape, Path(folder)))
             for name, changes in CASES[shape].items():
+                if only not in name:
+                    continue
                 case = BenchCase(**{**WORKLOAD, **changes}, model=model, lengths="equal", steps=steps)
                 try:
                     line = row(shape, name, measure(case).to_dict())
@@ -135,12 +138,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=["0.5b", "1.5b"])
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument(
+        "--only", metavar="TEXT", help="only cases whose name holds this; the page stays as it is"
+    )
     parser.add_argument("--tests", type=Path, help="JUnit file of the tests")
     parser.add_argument("--output", type=Path, default=Path("docs/gpu.md"))
     args = parser.parse_args()
     if not torch.accelerator.is_available() and "tiny" not in args.shapes:
         print("gpu_report: there is no GPU here; --shapes tiny tries the script on a CPU.", file=sys.stderr)
         return 2
+    if args.only is not None:
+        return 0 if rows_of(args.shapes, args.steps, args.only) else 2
     page = args.output.read_text()
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         print(f"gpu_report: {args.output} must hold the lines {BEGIN} and {END} once each.", file=sys.stderr)

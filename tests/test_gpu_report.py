@@ -79,3 +79,16 @@ def test_without_a_gpu_it_says_so(script, monkeypatch, capsys, tmp_path):
 def test_the_page_has_the_markers(script):
     page = (ROOT / "docs" / "gpu.md").read_text()
     assert page.count(script.BEGIN) == page.count(script.END) == 1
+
+
+def test_some_lines_alone_leave_the_page_as_it_is(tmp_path, script, monkeypatch):
+    measured = []
+    monkeypatch.setattr(script, "measure", measured.append)  # what it returns makes a line that says "failed"
+    page = tmp_path / "gpu.md"
+    argv = ["gpu_report.py", "--shapes", "tiny", "--output", str(page), "--only"]
+    monkeypatch.setattr(sys, "argv", [*argv, "micro-batches"])
+    assert script.main() == 0
+    assert [case.micro_batch_size for case in measured] == [8]
+    monkeypatch.setattr(sys, "argv", [*argv, "nothing of this name"])
+    assert script.main() == 2 and len(measured) == 1
+    assert not page.exists()
