@@ -138,9 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=["0.5b", "1.5b"])
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument(
-        "--only", metavar="TEXT", help="only cases whose name holds this; the page stays as it is"
-    )
+    parser.add_argument("--only", metavar="TEXT", help="only cases whose name holds this; the page stays as it is")
     parser.add_argument("--tests", type=Path, help="JUnit file of the tests")
     parser.add_argument("--output", type=Path, default=Path("docs/gpu.md"))
     args = parser.parse_args()
