@@ -27,6 +27,8 @@ COLUMNS = {
     "maj@16 at 0.6": "maj16@0.6",
     "entropy": "entropy_held_out",
 }
+# Of studies that name them among their outcomes.
+HARDER = {"harder problems, accuracy": "harder_accuracy@0.6", "harder problems, pass@16": "harder_pass16@1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,28 +70,35 @@ def tables(name: str, method: str) -> str:
     return "\n".join(map(_markdown, parts))
 
 
+def _columns(study: Study) -> dict[str, str]:
+    """Column -> outcome."""
+    return COLUMNS | {column: outcome for column, outcome in HARDER.items() if outcome in study.secondary}
+
+
 def _cells(study: Study, records: Mapping[str, Record]) -> dict[str, dict[str, Cell]]:
     """Method -> column -> cell."""
     found: dict[str, dict[str, Cell]] = {}
-    for column, outcome in COLUMNS.items():
+    for column, outcome in _columns(study).items():
         for cell in analyse(study, records, outcome):
             found.setdefault(cell.method, {})[column] = cell
     return found
 
 
 def _means(study: Study, records: Mapping[str, Record]) -> Iterator[list[str]]:
-    yield ["method", "seeds", *COLUMNS]
+    columns = _columns(study)
+    yield ["method", "seeds", *columns]
     for method, cells in _cells(study, records).items():
-        means = [f"{cells[column].own.mean:.3f}" if column in cells else "" for column in COLUMNS]
+        means = [f"{cells[column].own.mean:.3f}" if column in cells else "" for column in columns]
         yield [method, str(max(cell.own.n for cell in cells.values())), *means]
 
 
 def _minus(study: Study, records: Mapping[str, Record], other: str) -> Iterator[list[str]]:
-    yield [f"minus {other} [Student]", "pairs", *COLUMNS]
+    columns = _columns(study)
+    yield [f"minus {other} [Student]", "pairs", *columns]
     for method, cells in _cells(dataclasses.replace(study, baseline=other), records).items():
         differences = {column: cell.difference for column, cell in cells.items() if cell.difference is not None}
         if differences:
-            shown_ones = [shown(differences[column]) if column in differences else "" for column in COLUMNS]
+            shown_ones = [shown(differences[column]) if column in differences else "" for column in columns]
             yield [method, str(max(found.n for found in differences.values())), *shown_ones]
 
 
