@@ -13,7 +13,9 @@ import claims_table
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize(("study", "method"), [("floor", "floor 0.75")])
+@pytest.mark.parametrize(
+    ("study", "method"), [("floor", "floor 0.75"), ("floor-sums", "floor 0.75"), ("traces-kl", "KL 0.04")]
+)
 def test_the_docs_hold_the_tables_of_the_kept_records(study, method):
     page = (ROOT / "docs" / "results.md").read_text()
     text = against_table.tables(study, method)
@@ -64,3 +66,11 @@ def test_between_its_marks_or_not_at_all(made, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and all(line.startswith("against_table: ") for line in lines)
     assert "'gausian'" in lines[1]
+
+
+def test_harder_problems_have_columns_where_the_study_names_them(made):
+    assert "harder" not in against_table.tables("made", "gaussian")
+    path = made / "made.yaml"
+    path.write_text(path.read_text() + "secondary: [harder_accuracy@0.6]\n")
+    rows = cells(against_table.tables("made", "gaussian"))
+    assert rows[0][-1] == "harder problems, accuracy" and rows[2][-1] == "", "no record has them here"
