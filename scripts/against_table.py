@@ -1,7 +1,8 @@
-"""One method of a study against each of the others, as tables of docs/results.md.
+"""One method of a study against each of the others, as tables of the docs.
 
     python scripts/against_table.py floor "floor 0.75"                            prints them
     python scripts/against_table.py floor "floor 0.75" --write docs/results.md    puts them between that file's marks
+    python scripts/against_table.py candidates                                    the means alone
 
 First each method's means over its seeds, at the end of the run. Then its mean difference to the study's baseline, and
 to the named method, within the seeds that both have, with Student's 95 % interval. Accuracies and pass@k are fractions
@@ -34,7 +35,7 @@ HARDER = {"harder problems, accuracy": "harder_accuracy@0.6", "harder problems, 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="name of a file in studies/")
-    parser.add_argument("method", help="its name in the study")
+    parser.add_argument("method", nargs="?", help="its name in the study; without one: the means alone")
     parser.add_argument("--write", metavar="FILE", help="file with the two marks between which the tables go")
     args = parser.parse_args(arguments)
     try:
@@ -56,17 +57,18 @@ def marks(study: str) -> tuple[str, str]:
     return f"<!-- {study}: made by scripts/against_table.py -->\n", f"<!-- end of {study} -->\n"
 
 
-def tables(name: str, method: str) -> str:
-    """The three tables in Markdown.
+def tables(name: str, method: str | None = None) -> str:
+    """The three tables in Markdown; without a method the first alone.
 
     Raises:
         UserError: no such study, or the study has several regimes or no such method.
     """
     study = read_study(STUDIES / f"{name}.yaml")
-    if len(study.regimes) != 1 or method not in study.methods:
+    if len(study.regimes) != 1 or method not in (None, *study.methods):
         raise UserError(f"study {name}: one regime and a method {method!r} are needed; it has {_held(study)}.")
     records = read_records(STUDIES / name, study.runs)
-    parts = [_means(study, records), *(_minus(study, records, other) for other in (study.baseline, method))]
+    others = () if method is None else (study.baseline, method)
+    parts = [_means(study, records), *(_minus(study, records, other) for other in others)]
     return "\n".join(map(_markdown, parts))
 
 

@@ -14,10 +14,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
-    ("study", "method"), [("floor", "floor 0.75"), ("floor-sums", "floor 0.75"), ("traces-kl", "KL 0.04")]
+    ("page", "study", "method"),
+    [
+        ("results.md", "floor", "floor 0.75"),
+        ("results.md", "floor-sums", "floor 0.75"),
+        ("results.md", "traces-kl", "KL 0.04"),
+        ("results.md", "candidates", None),
+        ("results.md", "floor-cold", None),
+        ("traces.md", "traces-candidates", None),
+        ("traces.md", "traces-paper", None),
+    ],
 )
-def test_the_docs_hold_the_tables_of_the_kept_records(study, method):
-    page = (ROOT / "docs" / "results.md").read_text()
+def test_the_docs_hold_the_tables_of_the_kept_records(page, study, method):
+    page = (ROOT / "docs" / page).read_text()
     text = against_table.tables(study, method)
     assert claims_table.inserted(page, text, against_table.marks(study)) == page
 
@@ -51,6 +60,7 @@ def test_rows_by_hand(made):
     assert rows[11][:3] == ["grpo", "3", "-0.250 [-0.871, +0.371]"]
     assert rows[12][:3] == ["clip_cov", "1", "+0.250"], "the one seed that both have"
     assert len(rows) == 13
+    assert cells(against_table.tables("made")) == rows[:5], "without a method the means alone"
 
 
 def test_between_its_marks_or_not_at_all(made, tmp_path, capsys):

@@ -17,7 +17,8 @@ KEPT = sorted(path for path in STUDIES.glob("*.yaml") if (path.with_suffix("") /
 def test_study_files_can_be_read(path):
     study = read_study(path)
     assert study.baseline == "grpo"
-    assert {"gaussian", "gaussian_through", "hold_entropy", "entropy_floor"} & {run.options.method for run in study.runs}
+    ours = {"gaussian", "gaussian_through", "hold_entropy", "entropy_floor"}
+    assert ours & {run.options.method for run in study.runs}
     assert study.outcome == "accuracy@0.6"
 
 
