@@ -3,6 +3,7 @@
     python scripts/against_table.py floor "floor 0.75"                            prints them
     python scripts/against_table.py floor "floor 0.75" --write docs/results.md    puts them between that file's marks
     python scripts/against_table.py candidates                                    the means alone
+    python scripts/against_table.py traces-late --steps                           the means at each evaluation
 
 First each method's means over its seeds, at the end of the run. Then its mean difference to the study's baseline, and
 to the named method, within the seeds that both have, with Student's 95 % interval. Accuracies and pass@k are fractions
@@ -36,10 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="name of a file in studies/")
     parser.add_argument("method", nargs="?", help="its name in the study; without one: the means alone")
+    parser.add_argument("--steps", action="store_true", help="the means at each evaluation, not at the end alone")
     parser.add_argument("--write", metavar="FILE", help="file with the two marks between which the tables go")
     args = parser.parse_args(arguments)
     try:
-        text = tables(args.study, args.method)
+        text = tables(args.study, args.method, args.steps)
         if args.write is None:
             print(text, end="")
         else:
@@ -57,19 +59,19 @@ def marks(study: str) -> tuple[str, str]:
     return f"<!-- {study}: made by scripts/against_table.py -->\n", f"<!-- end of {study} -->\n"
 
 
-def tables(name: str, method: str | None = None) -> str:
-    """The three tables in Markdown; without a method the first alone.
+def tables(name: str, method: str | None = None, steps: bool = False) -> str:
+    """The three tables in Markdown; without a method the first alone, with ``steps`` at each evaluation.
 
     Raises:
-        UserError: no such study, or the study has several regimes or no such method.
+        UserError: no such study, or a method is named and the study has several regimes or no such method.
     """
     study = read_study(STUDIES / f"{name}.yaml")
-    if len(study.regimes) != 1 or method not in (None, *study.methods):
+    if method is not None and (len(study.regimes) != 1 or method not in study.methods):
         raise UserError(f"study {name}: one regime and a method {method!r} are needed; it has {_held(study)}.")
     records = read_records(STUDIES / name, study.runs)
     others = () if method is None else (study.baseline, method)
-    parts = [_means(study, records), *(_minus(study, records, other) for other in others)]
-    return "\n".join(map(_markdown, parts))
+    first = _means_at_each_step(study, records) if steps else _means(study, records)
+    return "\n".join(map(_markdown, [first, *(_minus(study, records, other) for other in others)]))
 
 
 def _columns(study: Study) -> dict[str, str]:
@@ -77,27 +79,40 @@ def _columns(study: Study) -> dict[str, str]:
     return COLUMNS | {column: outcome for column, outcome in HARDER.items() if outcome in study.secondary}
 
 
-def _cells(study: Study, records: Mapping[str, Record]) -> dict[str, dict[str, Cell]]:
-    """Method -> column -> cell."""
-    found: dict[str, dict[str, Cell]] = {}
+def _cells(study: Study, records: Mapping[str, Record]) -> dict[tuple[str, str], dict[str, Cell]]:
+    """Regime and method -> column -> cell."""
+    found: dict[tuple[str, str], dict[str, Cell]] = {}
     for column, outcome in _columns(study).items():
         for cell in analyse(study, records, outcome):
-            found.setdefault(cell.method, {})[column] = cell
+            if cell.regime in study.regimes:
+                found.setdefault((cell.regime, cell.method), {})[column] = cell
     return found
 
 
 def _means(study: Study, records: Mapping[str, Record]) -> Iterator[list[str]]:
-    columns = _columns(study)
-    yield ["method", "seeds", *columns]
-    for method, cells in _cells(study, records).items():
+    columns, several = _columns(study), len(study.regimes) > 1
+    yield [*(["regime"] if several else []), "method", "seeds", *columns]
+    for (regime, method), cells in _cells(study, records).items():
         means = [f"{cells[column].own.mean:.3f}" if column in cells else "" for column in columns]
-        yield [method, str(max(cell.own.n for cell in cells.values())), *means]
+        yield [*([regime] if several else []), method, str(max(cell.own.n for cell in cells.values())), *means]
+
+
+def _means_at_each_step(study: Study, records: Mapping[str, Record]) -> Iterator[list[str]]:
+    """The outcomes of the records as they were after each evaluation; between the first and the last without maj@16."""
+    for i, step in enumerate(sorted({entry["step"] for record in records.values() for entry in record.evaluations})):
+        until = {
+            name: dataclasses.replace(record, evaluations=[e for e in record.evaluations if e["step"] <= step])
+            for name, record in records.items()
+        }
+        header, *rows = _means(study, until)
+        yield from ([["step", *header]] if i == 0 else [])
+        yield from ([str(step), *row] for row in rows)
 
 
 def _minus(study: Study, records: Mapping[str, Record], other: str) -> Iterator[list[str]]:
     columns = _columns(study)
     yield [f"minus {other} [Student]", "pairs", *columns]
-    for method, cells in _cells(dataclasses.replace(study, baseline=other), records).items():
+    for (_, method), cells in _cells(dataclasses.replace(study, baseline=other), records).items():
         differences = {column: cell.difference for column, cell in cells.items() if cell.difference is not None}
         if differences:
             shown_ones = [shown(differences[column]) if column in differences else "" for column in columns]

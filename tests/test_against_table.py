@@ -14,20 +14,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
-    ("page", "study", "method"),
+    ("page", "study", "method", "steps"),
     [
-        ("results.md", "floor", "floor 0.75"),
-        ("results.md", "floor-sums", "floor 0.75"),
-        ("results.md", "traces-kl", "KL 0.04"),
-        ("results.md", "candidates", None),
-        ("results.md", "floor-cold", None),
-        ("traces.md", "traces-candidates", None),
-        ("traces.md", "traces-paper", None),
+        ("results.md", "floor", "floor 0.75", False),
+        ("results.md", "floor-sums", "floor 0.75", False),
+        ("results.md", "traces-kl", "KL 0.04", False),
+        ("results.md", "candidates", None, False),
+        ("results.md", "floor-cold", None, False),
+        ("traces.md", "traces-pilot", None, False),
+        ("traces.md", "traces-late", None, True),
+        ("traces.md", "traces-offpolicy", None, True),
+        ("traces.md", "traces-candidates", None, False),
+        ("traces.md", "traces-paper", None, False),
     ],
 )
-def test_the_docs_hold_the_tables_of_the_kept_records(page, study, method):
+def test_the_docs_hold_the_tables_of_the_kept_records(page, study, method, steps):
     page = (ROOT / "docs" / page).read_text()
-    text = against_table.tables(study, method)
+    text = against_table.tables(study, method, steps)
     assert claims_table.inserted(page, text, against_table.marks(study)) == page
 
 
@@ -84,3 +87,23 @@ def test_harder_problems_have_columns_where_the_study_names_them(made):
     path.write_text(path.read_text() + "secondary: [harder_accuracy@0.6]\n")
     rows = cells(against_table.tables("made", "gaussian"))
     assert rows[0][-1] == "harder problems, accuracy" and rows[2][-1] == "", "no record has them here"
+
+
+def test_the_means_at_each_evaluation(made, capsys):
+    assert against_table.main(["made", "--steps"]) == 0
+    rows = cells(capsys.readouterr().out)
+    assert rows[0][:4] == ["step", "method", "seeds", "accuracy at 0.6"]
+    # at step 0 one of two samples of the last of four problems is right
+    assert rows[2] == ["0", "grpo", "3", "0.125", "", "", "2.000"]
+    assert [row[:2] for row in rows[2:]] == [[s, m] for s in ("0", "20") for m in ("grpo", "gaussian", "clip_cov")]
+    assert [row[1:] for row in rows[5:]] == cells(against_table.tables("made"))[2:]
+
+
+def test_several_regimes_have_a_column_and_no_differences(tmp_path, monkeypatch):
+    study = made_study(tmp_path, STUDY)
+    write_records(tmp_path / "made", study, {("easy", "grpo", 3): 0.5, ("hard", "grpo", 3): 0.25})
+    monkeypatch.setattr(against_table, "STUDIES", tmp_path)
+    rows = cells(against_table.tables("made"))
+    assert [row[:4] for row in rows[2:]] == [["easy", "grpo", "1", "0.500"], ["hard", "grpo", "1", "0.250"]]
+    with pytest.raises(against_table.UserError, match="one regime and a method 'gaussian'"):
+        against_table.tables("made", "gaussian")
