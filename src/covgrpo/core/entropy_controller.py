@@ -25,6 +25,8 @@ turns the control off.)
 
 Nothing here is tuned to a task. Before anything is known, eta and d are of the size whose effect over WARM_UP steps
 would just be as large as the noise of one measurement. H wanders by as much, a step, of what the model does not know.
+From a cold start the entropy falls fast for ten steps or so, of its own. A drift is therefore the more uncertain, the
+fewer steps it was measured for, or the controller goes on expecting that fall and raises the entropy past its target.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ MOMENTUM = 0.85  # between Adam's usual beta1 and the 0.7 to 0.8 that fits measu
 HORIZON = 5  # steps in which what is then left of an error is to be asked for
 MEMORY = 50  # steps over which the noise and mean(c) are averaged
 FORGETTING_ETA, FORGETTING_DRIFT = 0.03, 0.01  # by which each may move in a step, as a fraction of its size
+EARLY_DRIFT = 3  # a drift measured for t steps may move by 3 / t of itself: what a cold start brings dies out
 KAPPA_BOUND = 32.0  # the weights have their own bound, an effective sample size of 1/2, mostly long before
 
 
@@ -118,7 +121,7 @@ class EntropyController:
         HH = HH + M * M * ee + dd + 2 * (-M * He + Hd - M * ed) + self.noise / WARM_UP**2
         He, Hd = He - M * ee + ed, Hd - M * ed + dd
         ee += (FORGETTING_ETA * self.eta) ** 2
-        dd += (FORGETTING_DRIFT * self.unit) ** 2
+        dd += (FORGETTING_DRIFT * self.unit) ** 2 + (EARLY_DRIFT * self.drift / max(self.measured, 1)) ** 2
         self.errors = [[HH, He, Hd], [He, ee, ed], [Hd, ed, dd]]
 
     def ask(self, target: float | None, fraction: float, bound: float, floor: bool) -> None:
