@@ -2,6 +2,7 @@
 
     python scripts/against_table.py floor "floor 0.75"                            prints them
     python scripts/against_table.py floor "floor 0.75" --write docs/results.md    puts them between that file's marks
+    python scripts/against_table.py hold grpo                                     against the baseline alone
     python scripts/against_table.py candidates                                    the means alone
     python scripts/against_table.py traces-late --steps                           the means at each evaluation
 
@@ -63,15 +64,15 @@ def tables(name: str, method: str | None = None, steps: bool = False) -> str:
     """The three tables in Markdown; without a method the first alone, with ``steps`` at each evaluation.
 
     Raises:
-        UserError: no such study, or a method is named and the study has several regimes or no such method.
+        UserError: no such study, or it has no such method.
     """
     study = read_study(STUDIES / f"{name}.yaml")
-    if method is not None and (len(study.regimes) != 1 or method not in study.methods):
-        raise UserError(f"study {name}: one regime and a method {method!r} are needed; it has {_held(study)}.")
+    if method is not None and method not in study.methods:
+        raise UserError(f"study {name} has no method {method!r}; it has {', '.join(study.methods)}.")
     records = read_records(STUDIES / name, study.runs)
-    others = () if method is None else (study.baseline, method)
+    others = [] if method is None else list(dict.fromkeys((study.baseline, method)))
     first = _means_at_each_step(study, records) if steps else _means(study, records)
-    return "\n".join(map(_markdown, [first, *(_minus(study, records, other) for other in others)]))
+    return "\n".join(map(markdown, [first, *(_minus(study, records, other) for other in others)]))
 
 
 def _columns(study: Study) -> dict[str, str]:
@@ -110,22 +111,20 @@ def _means_at_each_step(study: Study, records: Mapping[str, Record]) -> Iterator
 
 
 def _minus(study: Study, records: Mapping[str, Record], other: str) -> Iterator[list[str]]:
-    columns = _columns(study)
-    yield [f"minus {other} [Student]", "pairs", *columns]
-    for (_, method), cells in _cells(dataclasses.replace(study, baseline=other), records).items():
+    columns, several = _columns(study), len(study.regimes) > 1
+    yield [*(["regime"] if several else []), f"minus {other} [Student]", "pairs", *columns]
+    for (regime, method), cells in _cells(dataclasses.replace(study, baseline=other), records).items():
         differences = {column: cell.difference for column, cell in cells.items() if cell.difference is not None}
         if differences:
             shown_ones = [shown(differences[column]) if column in differences else "" for column in columns]
-            yield [method, str(max(found.n for found in differences.values())), *shown_ones]
+            pairs = str(max(found.n for found in differences.values()))
+            yield [*([regime] if several else []), method, pairs, *shown_ones]
 
 
-def _markdown(rows: Iterator[list[str]]) -> str:
+def markdown(rows: Iterator[list[str]]) -> str:
+    """A table, its header first."""
     header = next(rows)
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
-
-
-def _held(study: Study) -> str:
-    return f"{len(study.regimes)} and {', '.join(study.methods)}"
 
 
 if __name__ == "__main__":

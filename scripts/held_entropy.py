@@ -1,52 +1,77 @@
-"""How well a study's runs hold the entropy: the tables of docs/entropy.md, from kept records.
+"""How well runs hold their entropy: the table of docs/entropy.md, from kept records.
 
-    python scripts/held_entropy.py [studies/hold/records]
+    python scripts/held_entropy.py                            prints it
+    python scripts/held_entropy.py --write docs/entropy.md    puts it between that file's two marks
 
 Means of 25 steps of the rollouts' entropy, as fractions of the mean of the first 10 steps, which is the target of
-`hold_entropy`. "lowest, highest": over all such means that end at step 75 to the last, and over all runs.
+`hold_entropy`. "lowest, highest": of all such means that end at step 75 to the last, over all runs.
 """
 
-import json
+import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from against_table import STUDIES, markdown
+from claims_table import inserted
+
+from covgrpo.errors import UserError
+from covgrpo.studies import Record, read_records, read_study
+
+HELD = ("hold", "hold-sums-16")
 TARGET_STEPS, WINDOW, SETTLED = 10, 25, 50
 COLUMNS = (50, 100, 200, 300, 400, 500)
+MARKS = ("<!-- held: made by scripts/held_entropy.py -->\n", "<!-- end of held -->\n")
 
 
-def windows(entropy: list[float]) -> dict[int, float]:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", metavar="FILE", help="file with the two marks between which the table goes")
+    args = parser.parse_args(arguments)
+    try:
+        text = tables()
+        if args.write is None:
+            print(text, end="")
+        else:
+            path = Path(args.write)
+            path.write_text(inserted(path.read_text(encoding="utf-8"), text, MARKS), encoding="utf-8")
+    except (OSError, UserError) as error:
+        print(f"held_entropy: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def tables() -> str:
+    """The table in Markdown.
+
+    Raises:
+        UserError: a study or a record that cannot be read.
+    """
+    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for name in HELD:
+        records: Mapping[str, Record] = read_records(STUDIES / name, read_study(STUDIES / f"{name}.yaml").runs)
+        for record in records.values():
+            found[record.regime or name, record.method].append(record)
+    return markdown(_rows(found))
+
+
+def _rows(found: Mapping[tuple[str, str], list[Record]]) -> Iterator[list[str]]:
+    yield ["task", "method", "runs", *(f"step {step}" for step in COLUMNS), "lowest, highest"]
+    for (task, method), records in found.items():
+        runs = [windows(record.curves["entropy"]) for record in records]
+        means = [f"{fmean(run[step] for run in runs):.2f}" for step in COLUMNS]
+        settled = [value for run in runs for step, value in run.items() if step > SETTLED]
+        yield [task, f"`{method}`", str(len(runs)), *means, f"{min(settled):.2f}, {max(settled):.2f}"]
+
+
+def windows(entropy: Sequence[float]) -> dict[int, float]:
     """Last step of each window -> its mean as a fraction of the target."""
     target = fmean(entropy[:TARGET_STEPS])
     ends = range(WINDOW, len(entropy) + 1, WINDOW)
     return {end: fmean(entropy[end - WINDOW : end]) / target for end in ends}
 
 
-def table(records: list[dict]) -> list[str]:
-    """Return the lines of the table."""
-    runs = defaultdict(list)
-    for record in records:
-        runs[record["regime"], record["method"]].append(windows(record["curves"]["entropy"]))
-    lines = [
-        f"| regime | method | runs | {' | '.join(map(str, COLUMNS))} | lowest, highest |",
-        f"|{'---|' * (len(COLUMNS) + 4)}",
-    ]
-    for (regime, method), found in sorted(runs.items()):
-        means = [fmean(run[step] for run in found) if all(step in run for run in found) else None for step in COLUMNS]
-        cells = ["" if mean is None else f"{mean:.2f}" for mean in means]
-        settled = [value for run in found for step, value in run.items() if step > SETTLED]
-        span = f"{min(settled):.2f}, {max(settled):.2f}" if settled else ""
-        lines.append(f"| {regime} | {method} | {len(found)} | {' | '.join(cells)} | {span} |")
-    return lines
-
-
-def main() -> None:
-    """Print the table."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "studies/hold/records")
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    print("\n".join(table(records)))
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ("results.md", "traces-kl", "KL 0.04", False),
         ("results.md", "candidates", None, False),
         ("results.md", "floor-cold", None, False),
+        ("entropy.md", "hold", "grpo", False),
         ("traces.md", "traces-pilot", None, False),
         ("traces.md", "traces-late", None, True),
         ("traces.md", "traces-offpolicy", None, True),
@@ -99,11 +100,18 @@ def test_the_means_at_each_evaluation(made, capsys):
     assert [row[1:] for row in rows[5:]] == cells(against_table.tables("made"))[2:]
 
 
-def test_several_regimes_have_a_column_and_no_differences(tmp_path, monkeypatch):
+def test_several_regimes_have_a_column_in_both_tables(tmp_path, monkeypatch):
     study = made_study(tmp_path, STUDY)
-    write_records(tmp_path / "made", study, {("easy", "grpo", 3): 0.5, ("hard", "grpo", 3): 0.25})
+    finals = {("easy", "grpo", 3): 0.5, ("hard", "grpo", 3): 0.25, ("hard", "gaussian", 3): 0.75}
+    write_records(tmp_path / "made", study, finals)
     monkeypatch.setattr(against_table, "STUDIES", tmp_path)
-    rows = cells(against_table.tables("made"))
-    assert [row[:4] for row in rows[2:]] == [["easy", "grpo", "1", "0.500"], ["hard", "grpo", "1", "0.250"]]
-    with pytest.raises(against_table.UserError, match="one regime and a method 'gaussian'"):
-        against_table.tables("made", "gaussian")
+    rows = cells(against_table.tables("made", "grpo"))
+    assert [row[:4] for row in rows[2:5]] == [
+        ["easy", "grpo", "1", "0.500"],
+        ["hard", "grpo", "1", "0.250"],
+        ["hard", "gaussian", "1", "0.750"],
+    ]
+    assert rows[5][:3] == ["regime", "minus grpo [Student]", "pairs"]
+    assert [row[:4] for row in rows[7:]] == [["hard", "gaussian", "1", "+0.500"]], "no third table for the baseline"
+    with pytest.raises(against_table.UserError, match="has no method 'gausian'; it has grpo, gaussian, clip_cov"):
+        against_table.tables("made", "gausian")

@@ -1,0 +1,132 @@
+"""How a target moved in mid-run is followed: the table of docs/entropy.md, from kept records.
+
+    python scripts/moved_targets.py                            prints it
+    python scripts/moved_targets.py --write docs/entropy.md    puts it between that file's two marks
+    python scripts/moved_targets.py --keep traces RUN ...      keeps records of runs whose target was moved
+
+scripts/move_target.py moves the target. A share of the way is (entropy - old target) / (new - old), in means of ten
+steps of the rollouts' entropy. Cells are medians over the runs; "highest" is of all such means up to 100 steps after
+the move. ESS: the effective sample size of the weights, a fraction; 0.5 is the least that they may have.
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+from against_table import STUDIES, markdown
+from claims_table import inserted
+
+from covgrpo.errors import UserError
+from covgrpo.files import load_json, write_text
+from covgrpo.runs.record.folder import RunFolder
+
+KEPT = STUDIES / "moved-targets"
+WINDOW, STEPS = 10, 100
+MARKS = ("<!-- moved: made by scripts/moved_targets.py -->\n", "<!-- end of moved -->\n")
+
+
+@dataclass(frozen=True)
+class Move:
+    """A run whose target was moved once.
+
+    Args:
+        task: what the table calls it.
+        seed: of the run.
+        moved_after: steps before the move.
+        old: target until then, nats a token.
+        new: from there on.
+        entropy: of each step's rollouts, nats a token.
+        kappa: of each step.
+        ess: effective sample size of each step's weights, a fraction.
+
+    """
+
+    task: str
+    seed: int
+    moved_after: int
+    old: float
+    new: float
+    entropy: list[float]
+    kappa: list[float]
+    ess: list[float]
+
+    @property
+    def factor(self) -> float:
+        """The new target over the old."""
+        return round(self.new / self.old, 2)
+
+    def way(self) -> list[float]:
+        """Share of the way in each mean of ten steps after the move, up to STEPS."""
+        entropy = self.entropy[self.moved_after : self.moved_after + STEPS]
+        means = [fmean(entropy[i : i + WINDOW]) for i in range(0, len(entropy) - WINDOW + 1, WINDOW)]
+        return [(mean - self.old) / (self.new - self.old) for mean in means]
+
+
+def read_move(task: str, folder: Path) -> Move:
+    """Read a run's folder.
+
+    Raises:
+        UserError: it is no run that holds its entropy, or its target was not moved once.
+    """
+    run = RunFolder(folder)
+    seed, steps = load_json(run.config)["options"]["seed"], run.read_metrics()
+    targets = [step.get("hold/target") for step in steps]
+    known = [target for target in targets if target is not None]
+    moves = [i for i in range(1, len(targets)) if targets[i - 1] is not None and targets[i] != targets[i - 1]]
+    if len(moves) != 1 or len(known) < len(targets) - moves[0]:
+        raise UserError(f"{folder}: a run whose target was moved once is needed; {len(moves)} moves were found.")
+    columns = ("entropy", "hold/kappa", "weight/ess")
+    curves = [[round(float(step[column]), 5) for step in steps] for column in columns]
+    return Move(task, seed, moves[0], float(targets[moves[0] - 1]), float(targets[moves[0]]), *curves)
+
+
+def tables(folder: Path = KEPT) -> str:
+    """The table in Markdown, from the kept records."""
+    found: dict[tuple[str, float], list[Move]] = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        move = Move(**load_json(path))
+        found[move.task, move.factor].append(move)
+    return markdown(_rows(found))
+
+
+def _rows(found: dict[tuple[str, float], list[Move]]) -> Iterator[list[str]]:
+    spans = [f"{i + 1} to {i + WINDOW}" for i in range(10, 50, WINDOW)]
+    header = [f"steps {spans[0]}", *spans[1:], "highest, median", "highest of all", "lowest ESS"]
+    yield ["task", "target times", "runs", *header]
+    for (task, factor), moves in sorted(found.items()):
+        ways = [move.way() for move in moves]
+        cells = [f"{median(way[1 + i] for way in ways):.2f}" for i in range(len(spans))]
+        highest, ess = [max(way) for way in ways], min(min(move.ess[move.moved_after :]) for move in moves)
+        ends = [f"{median(highest):.2f}", f"{max(highest):.2f}", f"{ess:.2f}"]
+        yield [task, f"{factor:g}", str(len(moves)), *cells, *ends]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", metavar="FILE", help="file with the two marks between which the table goes")
+    parser.add_argument("--keep", metavar="TASK", help="keep records of these runs under this task's name")
+    parser.add_argument("runs", nargs="*", type=Path)
+    args = parser.parse_args(arguments)
+    try:
+        for run in args.runs if args.keep else []:
+            move = read_move(args.keep, run)
+            KEPT.mkdir(exist_ok=True)
+            write_text(KEPT / f"{args.keep}--s{move.seed}--{move.factor:g}.json", json.dumps(asdict(move)) + "\n")
+        if args.write:
+            path = Path(args.write)
+            path.write_text(inserted(path.read_text(encoding="utf-8"), tables(), MARKS), encoding="utf-8")
+        elif not args.keep:
+            print(tables(), end="")
+    except (OSError, UserError) as error:
+        print(f"moved_targets: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The tables of docs/entropy.md: how entropies are held and moved targets followed, as the kept records say."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from study_cases import STUDY, made_study, write_records
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import claims_table
+import held_entropy
+import moved_targets
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs/entropy.md").read_text()
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("script", [held_entropy, moved_targets])
+def test_the_page_holds_the_table_of_the_kept_records(script):
+    assert claims_table.inserted(PAGE, script.tables(), script.MARKS) == PAGE
+
+
+def test_held_by_hand(tmp_path, monkeypatch):
+    """A target of 2, then means of 25 that are known; a study without regimes goes by its own name."""
+    text = STUDY.replace("regimes: {easy: {}, hard: {num_iterations: 4}}\n", "").replace("hard_regimes: [hard]\n", "")
+    study = made_study(tmp_path, text.replace("steps: 20", "steps: 500"), "held")
+    entropy = [2.0] * 10 + [1.0] * 15 + [1.5] * 25 + [1.0] * 25 + [3.0] * 25 + [2.0] * 400
+    curves = {"reward": [0.5] * 500, "entropy": entropy, "grad_norm": [1.0] * 500}
+    write_records(tmp_path / "held", study, {("", "gaussian", 3): 0.5, ("", "gaussian", 4): 0.5}, curves=curves)
+    monkeypatch.setattr(held_entropy, "STUDIES", tmp_path)
+    monkeypatch.setattr(held_entropy, "HELD", ("held",))
+    rows = cells(held_entropy.tables())
+    assert rows[0][:4] == ["task", "method", "runs", "step 50"]
+    # 1.5 / 2 at step 50, 3 / 2 at step 100; step 75's 1 / 2 counts for the lowest, those of steps 25 and 50 do not
+    assert rows[2:] == [["held", "`gaussian`", "2", "0.75", "1.50", "1.00", "1.00", "1.00", "1.00", "0.50, 1.50"]]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder: target 0.2 for 100 steps, then 0.24; the entropy follows in 40 steps and goes a little beyond."""
+
+    def make(targets=(0.2,) * 100 + (0.24,) * 100):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"options": {"seed": 7}}))
+        after = [0.2] * 10 + [0.21] * 10 + [0.22] * 10 + [0.23] * 10 + [0.244] * 10 + [0.24] * 50
+        lines = [
+            {"step": i + 1, "entropy": entropy, "hold/kappa": 2.0, "weight/ess": 0.9, "hold/target": target}
+            for i, (entropy, target) in enumerate(zip([0.2] * 100 + after, targets, strict=True))
+        ]
+        for line in lines:
+            if line["hold/target"] is None:
+                del line["hold/target"]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return make
+
+
+def test_moved_by_hand(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
+    assert moved_targets.main(["--keep", "made", str(run((None,) * 9 + (0.2,) * 91 + (0.24,) * 100))]) == 0
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["made--s7--1.2.json"]
+    rows = cells(moved_targets.tables(tmp_path / "kept"))
+    assert rows[0][3:7] == ["steps 11 to 20", "21 to 30", "31 to 40", "41 to 50"]
+    assert rows[2] == ["made", "1.2", "1", "0.25", "0.50", "0.75", "1.10", "1.10", "1.10", "0.90"]
+    page = tmp_path / "page.md"
+    page.write_text("".join(moved_targets.MARKS))
+    assert moved_targets.main(["--write", str(page)]) == 0 and "| made |" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "targets", [(0.2,) * 200, (0.2,) * 50 + (0.3,) * 50 + (0.2,) * 100, (None,) * 200], ids=["none", "two", "unheld"]
+)
+def test_a_run_whose_target_was_not_moved_once_is_refused(run, targets, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
+    assert moved_targets.main(["--keep", "made", str(run(targets))]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "target was moved once is needed" in error
+    assert not (tmp_path / "kept").exists()
