@@ -25,18 +25,18 @@ def test_the_page_holds_the_table_of_the_kept_records(script):
 
 
 def test_held_by_hand(tmp_path, monkeypatch):
-    """A target of 2, then means of 25 that are known; a study without regimes goes by its own name."""
+    """A target of 2, then means of 25 that are known; a study without regimes goes by a name of its own."""
     text = STUDY.replace("regimes: {easy: {}, hard: {num_iterations: 4}}\n", "").replace("hard_regimes: [hard]\n", "")
     study = made_study(tmp_path, text.replace("steps: 20", "steps: 500"), "held")
     entropy = [2.0] * 10 + [1.0] * 15 + [1.5] * 25 + [1.0] * 25 + [3.0] * 25 + [2.0] * 400
     curves = {"reward": [0.5] * 500, "entropy": entropy, "grad_norm": [1.0] * 500}
     write_records(tmp_path / "held", study, {("", "gaussian", 3): 0.5, ("", "gaussian", 4): 0.5}, curves=curves)
     monkeypatch.setattr(held_entropy, "STUDIES", tmp_path)
-    monkeypatch.setattr(held_entropy, "HELD", ("held",))
+    monkeypatch.setattr(held_entropy, "HELD", {"held": "made"})
     rows = cells(held_entropy.tables())
     assert rows[0][:4] == ["task", "method", "runs", "step 50"]
     # 1.5 / 2 at step 50, 3 / 2 at step 100; step 75's 1 / 2 counts for the lowest, those of steps 25 and 50 do not
-    assert rows[2:] == [["held", "`gaussian`", "2", "0.75", "1.50", "1.00", "1.00", "1.00", "1.00", "0.50, 1.50"]]
+    assert rows[2:] == [["made", "`gaussian`", "2", "0.75", "1.50", "1.00", "1.00", "1.00", "1.00", "0.50, 1.50"]]
 
 
 @pytest.fixture
