@@ -21,7 +21,7 @@ from covgrpo.errors import UserError
 from covgrpo.studies import Record, read_records, read_study
 
 # Study -> what the table calls one without regimes.
-HELD = {"hold": "", "hold-sums-16": "sums, 1e-5", "hold-sums-slow": "sums, 3e-6"}
+HELD = {"hold": "", "hold-sums-16": "sums"}
 TARGET_STEPS, WINDOW, SETTLED = 10, 25, 50
 COLUMNS = (50, 100, 200, 300, 400, 500)
 MARKS = ("<!-- held: made by scripts/held_entropy.py -->\n", "<!-- end of held -->\n")
