@@ -15,9 +15,11 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from claims_table import inserted, shown
+from claims_table import shown
+from page_tables import markdown, show
 
 from covgrpo.errors import UserError
 from covgrpo.studies import Record, Study, read_records, read_study
@@ -41,18 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", action="store_true", help="the means at each evaluation, not at the end alone")
     parser.add_argument("--write", metavar="FILE", help="file with the two marks between which the tables go")
     args = parser.parse_args(arguments)
-    try:
-        text = tables(args.study, args.method, args.steps)
-        if args.write is None:
-            print(text, end="")
-        else:
-            path = Path(args.write)
-            page = inserted(path.read_text(encoding="utf-8"), text, marks(args.study))
-            path.write_text(page, encoding="utf-8")
-    except (OSError, UserError) as error:
-        print(f"against_table: {error}", file=sys.stderr)
-        return 2
-    return 0
+    make = partial(tables, args.study, args.method, args.steps)
+    return show("against_table", make, marks(args.study), args.write)
 
 
 def marks(study: str) -> tuple[str, str]:
@@ -119,12 +111,6 @@ def _minus(study: Study, records: Mapping[str, Record], other: str) -> Iterator[
             shown_ones = [shown(differences[column]) if column in differences else "" for column in columns]
             pairs = str(max(found.n for found in differences.values()))
             yield [*([regime] if several else []), method, pairs, *shown_ones]
-
-
-def markdown(rows: Iterator[list[str]]) -> str:
-    """A table, its header first."""
-    header = next(rows)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
 
 
 if __name__ == "__main__":

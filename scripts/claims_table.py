@@ -7,12 +7,12 @@ Each row is a regime: entropy and accuracy on held-out problems at the end of th
 temperature 0.6), GRPO's mean, and the Gaussian kernel's mean difference to it within seeds with Student's interval.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from covgrpo.errors import UserError
+from page_tables import markdown, run
+
 from covgrpo.studies import read_records, read_study
 from covgrpo.studies.analysis import BY_SEED, EVERYWHERE, Cell, analyse
 from covgrpo.studies.statistics import Interval, verdict
@@ -28,40 +28,12 @@ HEADER = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", metavar="FILE", help="file with the two marks between which the table goes")
-    args = parser.parse_args(arguments)
-    text = table()
-    if args.write is None:
-        print(text, end="")
-        return 0
-    try:
-        path = Path(args.write)
-        path.write_text(inserted(path.read_text(encoding="utf-8"), text), encoding="utf-8")
-    except (OSError, UserError) as error:
-        print(f"claims_table: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run("claims_table", __doc__, table, MARKS, arguments)
 
 
 def table() -> str:
     """The table in Markdown."""
-    rows = [list(HEADER), ["---"] * len(HEADER), *(row for name in ORDER for row in _rows(name))]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def inserted(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
-    """``page`` with ``text`` between two marks, each a line.
-
-    Raises:
-        UserError: the page does not hold each mark once, in order.
-    """
-    first, last = marks
-    before, found, rest = page.partition(first)
-    _, ended, after = rest.partition(last)
-    if not found or not ended:
-        raise UserError(f"the file does not hold the lines {first.strip()!r} and {last.strip()!r}.")
-    return f"{before}{first}{text}{last}{after}"
+    return markdown([list(HEADER), *(row for name in ORDER for row in _rows(name))])
 
 
 def _rows(name: str) -> Iterator[list[str]]:

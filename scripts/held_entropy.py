@@ -7,19 +7,18 @@ Means of 25 steps of the rollouts' entropy, as fractions of the mean of the firs
 `hold_entropy`. "lowest, highest": of all such means that end at step 75 to the last, over all runs.
 """
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from against_table import STUDIES, markdown
-from claims_table import inserted
+from page_tables import markdown, run
 
 from covgrpo.errors import UserError
 from covgrpo.studies import Record, read_records, read_study
 
+STUDIES = Path(__file__).parents[1] / "studies"
 # Study -> what the table calls one without regimes.
 HELD = {"hold": "", "hold-sums-16": "sums"}
 TARGET_STEPS, WINDOW, SETTLED = 10, 25, 50
@@ -28,27 +27,14 @@ MARKS = ("<!-- held: made by scripts/held_entropy.py -->\n", "<!-- end of held -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", metavar="FILE", help="file with the two marks between which the table goes")
-    args = parser.parse_args(arguments)
-    try:
-        text = tables()
-        if args.write is None:
-            print(text, end="")
-        else:
-            path = Path(args.write)
-            path.write_text(inserted(path.read_text(encoding="utf-8"), text, MARKS), encoding="utf-8")
-    except (OSError, UserError) as error:
-        print(f"held_entropy: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run("held_entropy", __doc__, tables, MARKS, arguments)
 
 
 def tables() -> str:
     """The table in Markdown.
 
     Raises:
-        UserError: a study or a record that cannot be read.
+        UserError: a study or a record that cannot be read, or a run of another length.
     """
     found: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for name, task in HELD.items():
@@ -61,10 +47,18 @@ def tables() -> str:
 def _rows(found: Mapping[tuple[str, str], list[Record]]) -> Iterator[list[str]]:
     yield ["task", "method", "runs", *(f"step {step}" for step in COLUMNS), "lowest, highest"]
     for (task, method), records in found.items():
-        runs = [windows(record.curves["entropy"]) for record in records]
+        runs = [windows(_entropy(record)) for record in records]
         means = [f"{fmean(run[step] for run in runs):.2f}" for step in COLUMNS]
         settled = [value for run in runs for step, value in run.items() if step > SETTLED]
         yield [task, f"`{method}`", str(len(runs)), *means, f"{min(settled):.2f}, {max(settled):.2f}"]
+
+
+def _entropy(record: Record) -> list[float]:
+    entropy = [value for value in record.curves["entropy"] if value is not None]
+    if len(entropy) != COLUMNS[-1]:
+        needed = f"{COLUMNS[-1]} steps with a finite entropy are needed, {len(entropy)} were found"
+        raise UserError(f"{record.regime} {record.method}, seed {record.seed}: {needed}.")
+    return entropy
 
 
 def windows(entropy: Sequence[float]) -> dict[int, float]:

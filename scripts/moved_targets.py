@@ -18,14 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from against_table import STUDIES, markdown
-from claims_table import inserted
+from page_tables import markdown, show
 
 from covgrpo.errors import UserError
 from covgrpo.files import load_json, write_text
 from covgrpo.runs.record.folder import RunFolder
 
-KEPT = STUDIES / "moved-targets"
+KEPT = Path(__file__).parents[1] / "studies/moved-targets"
 WINDOW, STEPS = 10, 100
 MARKS = ("<!-- moved: made by scripts/moved_targets.py -->\n", "<!-- end of moved -->\n")
 
@@ -75,20 +74,34 @@ def read_move(task: str, folder: Path) -> Move:
     """
     run = RunFolder(folder)
     seed, steps = load_json(run.config)["options"]["seed"], run.read_metrics()
-    targets = [step.get("hold/target") for step in steps]
-    known = [target for target in targets if target is not None]
-    moves = [i for i in range(1, len(targets)) if targets[i - 1] is not None and targets[i] != targets[i - 1]]
-    if len(moves) != 1 or len(known) < len(targets) - moves[0]:
+    targets = [step["hold/target"] for step in steps if "hold/target" in step]  # (none in a run's first steps)
+    moves = [i for i in range(1, len(targets)) if targets[i] != targets[i - 1]]
+    if len(moves) != 1:
         raise UserError(f"{folder}: a run whose target was moved once is needed; {len(moves)} moves were found.")
+    moved_after = moves[0] + len(steps) - len(targets)
     columns = ("entropy", "hold/kappa", "weight/ess")
     curves = [[round(float(step[column]), 5) for step in steps] for column in columns]
-    return Move(task, seed, moves[0], float(targets[moves[0] - 1]), float(targets[moves[0]]), *curves)
+    return Move(task, seed, moved_after, targets[moves[0] - 1], targets[moves[0]], *curves)
 
 
-def tables(folder: Path = KEPT) -> str:
+def keep(task: str, runs: Sequence[Path]) -> str:
+    """Keep a record of each run, or of none where one cannot be read; returns their files' names, a line each.
+
+    Raises:
+        UserError: see :func:`read_move`.
+    """
+    moves = [read_move(task, run) for run in runs]
+    KEPT.mkdir(exist_ok=True)
+    names = [f"{task.replace(' ', '-')}--s{move.seed}--{move.factor:g}.json" for move in moves]
+    for name, move in zip(names, moves, strict=True):
+        write_text(KEPT / name, json.dumps(asdict(move)) + "\n")
+    return "".join(f"{name}\n" for name in names)
+
+
+def tables() -> str:
     """The table in Markdown, from the kept records."""
     found: dict[tuple[str, float], list[Move]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(KEPT.glob("*.json")):
         move = Move(**load_json(path))
         found[move.task, move.factor].append(move)
     return markdown(_rows(found))
@@ -112,20 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", metavar="TASK", help="keep records of these runs under this task's name")
     parser.add_argument("runs", nargs="*", type=Path)
     args = parser.parse_args(arguments)
-    try:
-        for run in args.runs if args.keep else []:
-            move = read_move(args.keep, run)
-            KEPT.mkdir(exist_ok=True)
-            write_text(KEPT / f"{args.keep}--s{move.seed}--{move.factor:g}.json", json.dumps(asdict(move)) + "\n")
-        if args.write:
-            path = Path(args.write)
-            path.write_text(inserted(path.read_text(encoding="utf-8"), tables(), MARKS), encoding="utf-8")
-        elif not args.keep:
-            print(tables(), end="")
-    except (OSError, UserError) as error:
-        print(f"moved_targets: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if bool(args.keep) != bool(args.runs):
+        parser.error("--keep TASK and the folders of its runs go together")
+    if args.keep is None or args.write:
+        return show("moved_targets", tables, MARKS, args.write)
+    return show("moved_targets", lambda: keep(args.keep, args.runs), MARKS, None)
 
 
 if __name__ == "__main__":

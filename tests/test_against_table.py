@@ -8,7 +8,7 @@ from study_cases import STUDY, made_study, write_records
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import against_table
-import claims_table
+import page_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_docs_hold_the_tables_of_the_kept_records(page, study, method, steps):
     page = (ROOT / "docs" / page).read_text()
     text = against_table.tables(study, method, steps)
-    assert claims_table.inserted(page, text, against_table.marks(study)) == page
+    assert page_tables.inserted(page, text, against_table.marks(study)) == page
 
 
 @pytest.fixture

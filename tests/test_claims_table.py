@@ -10,13 +10,14 @@ from covgrpo.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import claims_table
+import page_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_docs_hold_the_table_of_the_kept_records():
     page = (ROOT / "docs" / "results.md").read_text()
-    assert claims_table.inserted(page, claims_table.table()) == page
+    assert page_tables.inserted(page, claims_table.table(), claims_table.MARKS) == page
 
 
 def test_a_row_by_hand(tmp_path, monkeypatch, capsys):
@@ -38,9 +39,9 @@ def test_a_row_by_hand(tmp_path, monkeypatch, capsys):
 
 def test_between_the_marks_alone(tmp_path, capsys):
     first, last = claims_table.MARKS
-    assert claims_table.inserted(f"a\n{first}old\n{last}b\n", "new\n") == f"a\n{first}new\n{last}b\n"
+    assert page_tables.inserted(f"a\n{first}old\n{last}b\n", "new\n", (first, last)) == f"a\n{first}new\n{last}b\n"
     with pytest.raises(UserError, match="does not hold the lines"):
-        claims_table.inserted(f"a\n{last}{first}", "new\n")
+        page_tables.inserted(f"a\n{last}{first}", "new\n", (first, last))
     (tmp_path / "page.md").write_text("nothing\n")
     assert claims_table.main(["--write", str(tmp_path / "page.md")]) == 2
     assert capsys.readouterr().err.startswith("claims_table: the file does not hold")

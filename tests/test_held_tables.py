@@ -8,9 +8,9 @@ import pytest
 from study_cases import STUDY, made_study, write_records
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-import claims_table
 import held_entropy
 import moved_targets
+import page_tables
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/entropy.md").read_text()
 
@@ -21,7 +21,7 @@ def cells(text):
 
 @pytest.mark.parametrize("script", [held_entropy, moved_targets])
 def test_the_page_holds_the_table_of_the_kept_records(script):
-    assert claims_table.inserted(PAGE, script.tables(), script.MARKS) == PAGE
+    assert page_tables.inserted(PAGE, script.tables(), script.MARKS) == PAGE
 
 
 def test_held_by_hand(tmp_path, monkeypatch):
@@ -37,6 +37,17 @@ def test_held_by_hand(tmp_path, monkeypatch):
     assert rows[0][:4] == ["task", "method", "runs", "step 50"]
     # 1.5 / 2 at step 50, 3 / 2 at step 100; step 75's 1 / 2 counts for the lowest, those of steps 25 and 50 do not
     assert rows[2:] == [["made", "`gaussian`", "2", "0.75", "1.50", "1.00", "1.00", "1.00", "1.00", "0.50, 1.50"]]
+
+
+def test_a_run_of_another_length_is_refused(tmp_path, monkeypatch, capsys):
+    study = made_study(tmp_path, STUDY, "held")  # 20 steps
+    write_records(tmp_path / "held", study, {("easy", "gaussian", 3): 0.5})
+    monkeypatch.setattr(held_entropy, "STUDIES", tmp_path)
+    monkeypatch.setattr(held_entropy, "HELD", {"held": ""})
+    assert held_entropy.main([]) == 2
+    assert capsys.readouterr().err == (
+        "held_entropy: easy gaussian, seed 3: 500 steps with a finite entropy are needed, 20 were found.\n"
+    )
 
 
 @pytest.fixture
@@ -65,12 +76,14 @@ def test_moved_by_hand(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
     assert moved_targets.main(["--keep", "made", str(run((None,) * 9 + (0.2,) * 91 + (0.24,) * 100))]) == 0
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["made--s7--1.2.json"]
-    rows = cells(moved_targets.tables(tmp_path / "kept"))
+    rows = cells(moved_targets.tables())
     assert rows[0][3:7] == ["steps 11 to 20", "21 to 30", "31 to 40", "41 to 50"]
     assert rows[2] == ["made", "1.2", "1", "0.25", "0.50", "0.75", "1.10", "1.10", "1.10", "0.90"]
+    assert capsys.readouterr().out == "made--s7--1.2.json\n"
     page = tmp_path / "page.md"
     page.write_text("".join(moved_targets.MARKS))
     assert moved_targets.main(["--write", str(page)]) == 0 and "| made |" not in capsys.readouterr().out
+    assert "| made |" in page.read_text()
 
 
 @pytest.mark.parametrize(
@@ -82,3 +95,10 @@ def test_a_run_whose_target_was_not_moved_once_is_refused(run, targets, tmp_path
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "target was moved once is needed" in error
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("words", [["run"], ["--keep", "made"]])
+def test_a_task_and_its_runs_go_together(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        moved_targets.main(words)
+    assert "go together" in capsys.readouterr().err
