@@ -63,7 +63,7 @@ FSDP2 = {
     "stopped": {"argv": words("stopped-shards"), "stop": [1, 3]},
     "resumed": {"argv": words("stopped-shards", "--resume")},
     "whole": {"argv": words("shards")},
-    "at the end": {"argv": words("shards", "--resume")},
+    "at the end": {"argv": words("shards-again", "--resume"), "copy": ["shards", "shards-again"]},
 }
 
 
@@ -145,13 +145,21 @@ def test_a_signal_stops_sharded_processes(fsdp2: dict[str, list[dict[str, Any]]]
     assert codes(fsdp2, "stopped") == [128 + signal.SIGTERM, 0]
     assert codes(fsdp2, "resumed") == codes(fsdp2, "at the end") == [0, 0]
     assert "resuming stopped-shards from step 3" in fsdp2["resumed"][0]["out"]
-    assert "resuming shards from step 6" in fsdp2["at the end"][0]["out"]
+    assert "resuming shards-again from step 6" in fsdp2["at the end"][0]["out"]
     assert untimed(here / "stopped-shards") == untimed(here / "shards")
     stopped, whole = (
         AutoModelForCausalLM.from_pretrained(here / name / "model") for name in ("stopped-shards", "shards")
     )
     for name, tensor in whole.state_dict().items():
         assert torch.equal(stopped.state_dict()[name], tensor), name
+
+
+def test_a_model_that_is_whole_already_is_not_written_again(fsdp2: dict[str, list[dict[str, Any]]], here: Path) -> None:
+    """The first process would write it while the others may still read it."""
+    assert codes(fsdp2, "at the end") == [0, 0]
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        first, again = ((here / run / "model" / name).stat().st_mtime_ns for run in ("shards", "shards-again"))
+        assert first == again, name
 
 
 def test_a_process_without_its_part_of_the_checkpoint_ends_both(ddp: dict[str, list[dict[str, Any]]]) -> None:

@@ -99,9 +99,10 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     hub = HubRepository.of(options)
     run, checkpoint, hub = _open(options, config, watcher, PartialState().is_main_process, hub)
     # A run whose last checkpoint is its end has nothing left to train. (Adapters are loaded onto their base.)
-    name = options.model
+    name, saved = options.model, False
     if checkpoint and _step_of(checkpoint) >= options.steps and not options.lora_r:
-        name = str(checkpoint if has_weights(checkpoint) else RunFolder(checkpoint.parent).model)
+        saved = not has_weights(checkpoint)
+        name = str(RunFolder(checkpoint.parent).model if saved else checkpoint)
     try:
         model, tokenizer = load_model(name, options.dtype, options.trust_remote_code)
         data = _without_long_prompts(data, tokenizer, options.max_prompt_length, watcher)
@@ -110,7 +111,7 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
         if (other := data.other) is not None:
             length = other.options.max_completion_length
             check_prompts(model, tokenizer, data.prompt_format, other.problems, other.examples, length, "on eval_task ")
-        return _Session(options, watcher, data, args, run, hub).go(model, tokenizer, checkpoint)
+        return _Session(options, watcher, data, args, run, hub).go(model, tokenizer, checkpoint, saved)
     except UserError:
         if run is not None and not options.resume:
             run.discard()
@@ -215,7 +216,8 @@ class _Session:
     run: RunFolder | None
     hub: HubRepository | None
 
-    def go(self, model: Any, tokenizer: Any, checkpoint: Path | None) -> TrainResult:
+    def go(self, model: Any, tokenizer: Any, checkpoint: Path | None, saved: bool) -> TrainResult:
+        """Train, save and evaluate; ``saved``: ``model`` is read, by all processes, from where it would be saved."""
         from covgrpo.report.idle import IdleWarning
         from covgrpo.runs.record.recorder import RunRecorder, StopRequest
         from covgrpo.trl.resume import rotate_checkpoints
@@ -263,8 +265,9 @@ class _Session:
                 if self.run is not None:  # killed when its last checkpoint was there and older ones were still to go
                     rotate_checkpoints(str(result.folder), self.args.save_total_limit)
             if result.step >= options.steps:
-                with _errors_named(result.folder):
-                    save_whole(trainer, result.folder / "model")
+                if not saved:
+                    with _errors_named(result.folder):
+                        save_whole(trainer, result.folder / "model")
                 result.stopped_by = None
                 with whole(trainer.accelerator, trainer.model) as trained:
                     result.after = self._evaluate("after", trained, held_out)
