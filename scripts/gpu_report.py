@@ -75,8 +75,8 @@ def row(shape: str, name: str, result: dict[str, Any]) -> str:
     updates = [side["step_s"]["mean"] * side["share"]["update"] for side in (ours, stock)]
     memory = [side["peak_memory_bytes"] / 1e9 for side in (ours, stock)]
     return (
-        f"| {shape} | {name} | {seconds[0]:.2f} | {seconds[1]:.2f} | {ratios['step_median_of_pairs']:.2f} "
-        f"| {updates[0]:.2f} | {updates[1]:.2f} | {updates[1] / updates[0]:.2f} | {memory[0]:.1f} | {memory[1]:.1f} |"
+        f"| {shape} | {name} | {seconds[0]:.3g} | {seconds[1]:.3g} | {ratios['step_median_of_pairs']:.2f} "
+        f"| {updates[0]:.3g} | {updates[1]:.3g} | {updates[1] / updates[0]:.2f} | {memory[0]:.1f} | {memory[1]:.1f} |"
     )
 
 

@@ -45,7 +45,7 @@ def test_a_case_is_measured_and_written(tmp_path, script, monkeypatch):
     assert text.endswith("\nThe end.\n")
     cells = text.split("| tiny | checkpointing |")[1].split("\n")[0].split("|")
     ours, stock, times = map(float, cells[:3])
-    assert times == pytest.approx(stock / ours, rel=0.15, abs=0.05)
+    assert times == pytest.approx(stock / ours, rel=0.02, abs=0.01)  # the cells are rounded
     assert "torch 2." in text
 
 
