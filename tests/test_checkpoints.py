@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 from run_cases import untimed, weights, words
+from safetensors.torch import save_file
 
 from covgrpo.cli import main
+from covgrpo.errors import UserError
+from covgrpo.runs.record.checkpoint import whole_model_of
 from covgrpo.runs.record.folder import RunFolder
 from covgrpo.trl import CovGRPOTrainer
 
@@ -107,3 +110,16 @@ def test_killed_at_any_moment_of_a_checkpoint(killed: list[Path], inside: Path) 
         assert main(words(f"killed-{name}", *FLAGS, "--resume")) == 0
         assert untimed(inside / f"killed-{name}") == untimed(run)
         assert weights(inside / f"killed-{name}") == weights(run)
+
+
+def test_the_whole_model_of_a_checkpoint_in_shards_is_the_saved_one(tmp_path: Path) -> None:
+    """Or, where the run was killed before that, one sentence that says how to go on."""
+    checkpoint, saved = tmp_path / "checkpoint-6", tmp_path / "model"
+    (checkpoint / "pytorch_model_fsdp_0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"checkpoint-6 holds shards only, and .*model was not saved; go on with more"):
+        whole_model_of(checkpoint)
+    saved.mkdir()
+    save_file({"weight": torch.zeros(2)}, saved / "model.safetensors")
+    assert whole_model_of(checkpoint) == saved
+    save_file({"weight": torch.ones(2)}, checkpoint / "model.safetensors")
+    assert whole_model_of(checkpoint) == checkpoint

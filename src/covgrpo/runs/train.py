@@ -22,7 +22,7 @@ from covgrpo.runs.needed_packages import lacking
 from covgrpo.runs.options import TrainOptions
 from covgrpo.runs.plan import Plan, plan_training
 from covgrpo.runs.prompts import check_prompts, prompt_tokens
-from covgrpo.runs.record.checkpoint import has_weights
+from covgrpo.runs.record.checkpoint import whole_model_of
 from covgrpo.runs.record.folder import RESUME_IGNORES, RunFolder
 from covgrpo.runs.sharded import check_evaluations, save_whole, whole
 from covgrpo.runs.trainer_config import plain_config, trainer_config
@@ -98,12 +98,12 @@ def run_training(options: TrainOptions, watcher: Watcher) -> TrainResult:
     config["task"], config["examples"] = data.task.spec, [problem.id for problem in data.examples]
     hub = HubRepository.of(options)
     run, checkpoint, hub = _open(options, config, watcher, PartialState().is_main_process, hub)
-    # A run whose last checkpoint is its end has nothing left to train. (Adapters are loaded onto their base.)
-    name, saved = options.model, False
-    if checkpoint and _step_of(checkpoint) >= options.steps and not options.lora_r:
-        saved = not has_weights(checkpoint)
-        name = str(RunFolder(checkpoint.parent).model if saved else checkpoint)
     try:
+        # A run whose last checkpoint is its end has nothing left to train. (Adapters are loaded onto their base.)
+        name, saved = options.model, False
+        if checkpoint and _step_of(checkpoint) >= options.steps and not options.lora_r:
+            whole_model = whole_model_of(checkpoint)
+            name, saved = str(whole_model), whole_model != checkpoint
         model, tokenizer = load_model(name, options.dtype, options.trust_remote_code)
         data = _without_long_prompts(data, tokenizer, options.max_prompt_length, watcher)
         for problems in (data.train, data.held_out):

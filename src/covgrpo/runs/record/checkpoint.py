@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from covgrpo.errors import UserError
 from covgrpo.files import load_json
 
 
@@ -53,12 +54,27 @@ def lacking_of_others(folder: Path) -> list[str]:
     return lacking
 
 
-def has_weights(folder: Path) -> bool:
+def _is_whole_model(folder: Path) -> bool:
     """Whether transformers can load the folder's model: shards of FSDP and DeepSpeed have to be put together first."""
     try:
         return _has_weights(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def whole_model_of(checkpoint: Path) -> Path:
+    """Return the folder with a checkpoint's model, whole: itself, or where the run saved what is here in shards.
+
+    Raises:
+        UserError: there are shards only.
+
+    """
+    if _is_whole_model(checkpoint):
+        return checkpoint
+    saved = checkpoint.parent / "model"
+    if not _is_whole_model(saved):
+        raise UserError(f"{checkpoint} holds shards only, and {saved} was not saved; go on with more --steps.")
+    return saved
 
 
 def _has_weights(folder: Path) -> bool:
