@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from covgrpo import get_weighting
+from covgrpo.core import entropy_controller
 from covgrpo.core.entropy_controller import KAPPA_BOUND, WARM_UP, EntropyController
 
 
@@ -126,6 +127,28 @@ def test_a_drift_of_the_first_steps_is_not_taken_for_one_that_lasts(eta, early, 
         last.append(means[-1])
     assert statistics.median(highest) < 1.25
     assert statistics.median(last) < 1.1
+
+
+# As SmolLM2 on sums, and as on short answers: nats a step, from two thirds of the measurement's noise to 1/25 of it.
+@pytest.mark.parametrize(("wander", "noise", "grows"), [(0.015, 0.026, True), (0.0007, 0.0165, False)])
+def test_how_far_the_entropy_wanders_by_itself_is_learnt(wander, noise, grows, monkeypatch):
+    """Control is then better than with the first guess of it, a tenth of the noise; where that fits, no worse."""
+
+    def away():
+        found, last = [], []
+        for seed in range(9):
+            controller = EntropyController()
+            plant = Plant(eta=0.08, mean_c=0.15, drift=0.002, start=0.3, noise=noise, noise_c=0.1, wander=wander)
+            entropies, _ = plant.run(controller, seed=seed)
+            found.append(statistics.fmean((H / controller.target - 1) ** 2 for H in entropies[50:]))
+            last.append(controller.wander)
+        return statistics.median(found), statistics.median(last)
+
+    learnt, multiple = away()
+    monkeypatch.setattr(entropy_controller, "WANDER_RATE", 0.0)
+    guessed, _ = away()
+    assert learnt < (0.8 if grows else 1.1) * guessed
+    assert multiple > 8 if grows else multiple < 0.7
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.95])

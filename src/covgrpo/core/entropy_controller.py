@@ -24,7 +24,9 @@ Astrom and Wittenmark, Adaptive Control, chapter 7, asks for nothing where eta m
 turns the control off.)
 
 Nothing here is tuned to a task. Before anything is known, eta and d are of the size whose effect over WARM_UP steps
-would just be as large as the noise of one measurement. H wanders by as much, a step, of what the model does not know.
+would just be as large as the noise of one measurement. H wanders by as much, a step, of what the model does not know,
+at first; then by as much as the surprises say. The square of a surprise y - H over its variance is 1 in the mean, and
+the wander's variance grows by WANDER_RATE of what it is above 1, or falls.
 From a cold start the entropy falls fast for ten steps or so, of its own. A drift is therefore the more uncertain, the
 fewer steps it was measured for, or the controller goes on expecting that fall and raises the entropy past its target.
 """
@@ -38,6 +40,7 @@ MOMENTUM = 0.85  # between Adam's usual beta1 and the 0.7 to 0.8 that fits measu
 HORIZON = 5  # steps in which what is then left of an error is to be asked for
 MEMORY = 50  # steps over which the noise and mean(c) are averaged
 FORGETTING_ETA, FORGETTING_DRIFT = 0.03, 0.01  # by which each may move in a step, as a fraction of its size
+WANDER_RATE, LEAST_WANDER, MOST_WANDER = 0.1, 0.1, 100.0  # the last two: of its first variance
 EARLY_DRIFT = 3  # a drift measured for t steps may move by 3 / t of itself: what a cold start brings dies out
 KAPPA_BOUND = 32.0  # the weights have their own bound, an effective sample size of 1/2, mostly long before
 
@@ -80,6 +83,7 @@ class EntropyController:
     mean_c: float = 0.0  # of a step, averaged
     mean_c_variance: float = 0.0  # of a step's mean
     unit: float = 0.0  # nats a step: what could happen in WARM_UP steps without being seen; 0 before the first update
+    wander: float = 1.0  # variance of H's own steps, over the first guess of it
 
     def observe(self, entropy: float, variance: float, mean_c: float) -> float:
         """Take in a rollout batch and return ``kappa`` for it.
@@ -118,7 +122,7 @@ class EntropyController:
         M = self.momentum = MOMENTUM * self.momentum + (1 - MOMENTUM) * reached
         self.entropy += self.drift - self.eta * M
         # F P F' with F = [[1, -M, 1], [0, 1, 0], [0, 0, 1]], plus what all three may have moved
-        HH = HH + M * M * ee + dd + 2 * (-M * He + Hd - M * ed) + self.noise / WARM_UP**2
+        HH = HH + M * M * ee + dd + 2 * (-M * He + Hd - M * ed) + self.wander * self.noise / WARM_UP**2
         He, Hd = He - M * ee + ed, Hd - M * ed + dd
         ee += (FORGETTING_ETA * self.eta) ** 2
         dd += (FORGETTING_DRIFT * self.unit) ** 2 + (EARLY_DRIFT * self.drift / max(self.measured, 1)) ** 2
@@ -174,6 +178,9 @@ class EntropyController:
         if total <= 0:
             return
         gain, surprise = [value / total for value in row], entropy - self.entropy
+        if self.measured > WARM_UP:  # what a cold start brings before is no wander
+            growth = math.exp(WANDER_RATE * (min(surprise**2 / total, 9.0) - 1))  # at most that of three errors
+            self.wander = min(max(self.wander * growth, LEAST_WANDER), MOST_WANDER)
         least = 1e-3 * self.eta
         self.entropy += gain[0] * surprise
         self.eta = max(self.eta + gain[1] * surprise, least)  # it is positive, whatever the noise says
