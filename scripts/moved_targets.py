@@ -6,11 +6,13 @@
 
 scripts/move_target.py moves the target. A share of the way is (entropy - old target) / (new - old), in means of ten
 steps of the rollouts' entropy. Cells are medians over the runs; "highest" is of all such means up to 100 steps after
-the move. ESS: the effective sample size of the weights, a fraction; 0.5 is the least that they may have.
+the move. "Within a tenth after": the steps, of each run, after which all such means lie within 10 % of the new target.
+ESS: the effective sample size of the weights, a fraction; 0.5 is the least that they may have.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,12 +28,13 @@ from covgrpo.runs.record.folder import RunFolder
 
 KEPT = Path(__file__).parents[1] / "studies/moved-targets"
 WINDOW, STEPS = 10, 100
+TOLERANCE = 0.1  # of the new target
 MARKS = ("<!-- moved: made by scripts/moved_targets.py -->\n", "<!-- end of moved -->\n")
 
 
 @dataclass(frozen=True)
 class Move:
-    """A run whose target was moved once.
+    """One move of a run's target.
 
     Args:
         task: what the table calls it.
@@ -39,7 +42,7 @@ class Move:
         moved_after: steps before the move.
         old: target until then, nats a token.
         new: from there on.
-        entropy: of each step's rollouts, nats a token.
+        entropy: of each step's rollouts, nats a token; up to the next move or the end of the run.
         kappa: of each step.
         ess: effective sample size of each step's weights, a fraction.
 
@@ -59,38 +62,50 @@ class Move:
         """The new target over the old."""
         return round(self.new / self.old, 2)
 
-    def way(self) -> list[float]:
-        """Share of the way in each mean of ten steps after the move, up to STEPS."""
+    def means(self) -> list[float]:
+        """Entropy in each mean of ten steps after the move, up to STEPS; nats a token."""
         entropy = self.entropy[self.moved_after : self.moved_after + STEPS]
-        means = [fmean(entropy[i : i + WINDOW]) for i in range(0, len(entropy) - WINDOW + 1, WINDOW)]
-        return [(mean - self.old) / (self.new - self.old) for mean in means]
+        return [fmean(entropy[i : i + WINDOW]) for i in range(0, len(entropy) - WINDOW + 1, WINDOW)]
+
+    def way(self) -> list[float]:
+        """Share of the way in each of the means."""
+        return [(mean - self.old) / (self.new - self.old) for mean in self.means()]
+
+    def settled(self) -> str:
+        """Steps after which all of the means lie within TOLERANCE of the new target; or "never"."""
+        outside = [i for i, mean in enumerate(self.means()) if abs(mean / self.new - 1) > TOLERANCE]
+        after = WINDOW * (outside[-1] + 1) if outside else 0
+        return "never" if after == WINDOW * len(self.means()) else str(after)
 
 
-def read_move(task: str, folder: Path) -> Move:
-    """Read a run's folder.
+def read_moves(task: str, folder: Path) -> list[Move]:
+    """Read the moves of a run's target from its folder.
 
     Raises:
-        UserError: it is no run that holds its entropy, or its target was not moved once.
+        UserError: it is no run that holds its entropy, or its target was not moved.
     """
     run = RunFolder(folder)
     seed, steps = load_json(run.config)["options"]["seed"], run.read_metrics()
-    targets = [step["hold/target"] for step in steps if "hold/target" in step]  # (none in a run's first steps)
-    moves = [i for i in range(1, len(targets)) if targets[i] != targets[i - 1]]
-    if len(moves) != 1:
-        raise UserError(f"{folder}: a run whose target was moved once is needed; {len(moves)} moves were found.")
-    moved_after = moves[0] + len(steps) - len(targets)
+    targets = [float(step.get("hold/target", math.nan)) for step in steps]  # NaN in a run's first steps
+    moves = [i for i in range(1, len(targets)) if not math.isnan(targets[i - 1]) and targets[i] != targets[i - 1]]
+    if not moves:
+        raise UserError(f"{folder}: a run whose target was moved is needed; no move was found.")
     columns = ("entropy", "hold/kappa", "weight/ess")
     curves = [[round(float(step[column]), 5) for step in steps] for column in columns]
-    return Move(task, seed, moved_after, targets[moves[0] - 1], targets[moves[0]], *curves)
+    ends = [*moves[1:], len(steps)]
+    return [
+        Move(task, seed, start, targets[start - 1], targets[start], *(curve[:end] for curve in curves))
+        for start, end in zip(moves, ends, strict=True)
+    ]
 
 
 def keep(task: str, runs: Sequence[Path]) -> str:
     """Keep a record of each run, or of none where one cannot be read; returns their files' names, a line each.
 
     Raises:
-        UserError: see :func:`read_move`.
+        UserError: see :func:`read_moves`.
     """
-    moves = [read_move(task, run) for run in runs]
+    moves = [move for run in runs for move in read_moves(task, run)]
     KEPT.mkdir(exist_ok=True)
     names = [f"{task.replace(' ', '-')}--s{move.seed}--{move.factor:g}.json" for move in moves]
     for name, move in zip(names, moves, strict=True):
@@ -109,13 +124,15 @@ def tables() -> str:
 
 def _rows(found: dict[tuple[str, float], list[Move]]) -> Iterator[list[str]]:
     spans = [f"{i + 1} to {i + WINDOW}" for i in range(10, 50, WINDOW)]
-    header = [f"steps {spans[0]}", *spans[1:], "highest, median", "highest of all", "lowest ESS"]
+    ends = ["within a tenth after", "highest, median", "highest of all", "lowest ESS"]
+    header = [f"steps {spans[0]}", *spans[1:], *ends]
     yield ["task", "target times", "runs", *header]
     for (task, factor), moves in sorted(found.items()):
         ways = [move.way() for move in moves]
         cells = [f"{median(way[1 + i] for way in ways):.2f}" for i in range(len(spans))]
         highest, ess = [max(way) for way in ways], min(min(move.ess[move.moved_after :]) for move in moves)
-        ends = [f"{median(highest):.2f}", f"{max(highest):.2f}", f"{ess:.2f}"]
+        settled = ", ".join(sorted((move.settled() for move in moves), key=lambda text: (len(text), text)))
+        ends = [settled, f"{median(highest):.2f}", f"{max(highest):.2f}", f"{ess:.2f}"]
         yield [task, f"{factor:g}", str(len(moves)), *cells, *ends]
 
 

@@ -78,7 +78,7 @@ def test_moved_by_hand(run, tmp_path, monkeypatch, capsys):
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["made--s7--1.2.json"]
     rows = cells(moved_targets.tables())
     assert rows[0][3:7] == ["steps 11 to 20", "21 to 30", "31 to 40", "41 to 50"]
-    assert rows[2] == ["made", "1.2", "1", "0.25", "0.50", "0.75", "1.10", "1.10", "1.10", "0.90"]
+    assert rows[2] == ["made", "1.2", "1", "0.25", "0.50", "0.75", "1.10", "20", "1.10", "1.10", "0.90"]
     assert capsys.readouterr().out == "made--s7--1.2.json\n"
     page = tmp_path / "page.md"
     page.write_text("".join(moved_targets.MARKS))
@@ -87,14 +87,27 @@ def test_moved_by_hand(run, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "targets", [(0.2,) * 200, (0.2,) * 50 + (0.3,) * 50 + (0.2,) * 100, (None,) * 200], ids=["none", "two", "unheld"]
+    "targets", [(0.2,) * 200, (None,) * 200, (None,) * 9 + (0.2,) * 191], ids=["none", "unheld", "set"]
 )
-def test_a_run_whose_target_was_not_moved_once_is_refused(run, targets, tmp_path, monkeypatch, capsys):
+def test_a_run_whose_target_was_not_moved_is_refused(run, targets, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
     assert moved_targets.main(["--keep", "made", str(run(targets))]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "target was moved once is needed" in error
+    assert error.count("\n") == 1 and "target was moved is needed" in error
     assert not (tmp_path / "kept").exists()
+
+
+def test_each_move_of_a_run_is_one_of_its_own(run, tmp_path, monkeypatch):
+    """0.2 to 0.24, and back after 100 more steps: the first one ends where the second begins."""
+    monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
+    folder = run((0.2,) * 100 + (0.24,) * 50 + (0.2,) * 50)
+    there, back = moved_targets.read_moves("made", folder)
+    assert (there.factor, there.moved_after, len(there.entropy)) == (1.2, 100, 150)
+    assert (back.factor, back.moved_after, len(back.entropy)) == (0.83, 150, 200)
+    assert there.way() == pytest.approx([0, 0.25, 0.5, 0.75, 1.1]) and there.settled() == "20"
+    assert back.way() == pytest.approx([0] * 5) and back.settled() == "never"
+    moved_targets.keep("made", [folder])
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["made--s7--0.83.json", "made--s7--1.2.json"]
 
 
 @pytest.mark.parametrize("words", [["run"], ["--keep", "made"]])
