@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 
 WARM_UP = 10  # steps at kappa 1, whose mean entropy is the target unless another is given
 MOMENTUM = 0.85  # between Adam's usual beta1 and the 0.7 to 0.8 that fits measured entropies best (docs/entropy.md)
-HORIZON = 5  # steps in which what is then left of an error is to be asked for
+HORIZON = 3  # steps in which what is then left of an error is to be asked for
 MEMORY = 50  # steps over which the noise and mean(c) are averaged
 FORGETTING_ETA, FORGETTING_DRIFT = 0.03, 0.01  # by which each may move in a step, as a fraction of its size
 WANDER_RATE, LEAST_WANDER, MOST_WANDER = 0.1, 0.1, 100.0  # the last two: of its first variance
