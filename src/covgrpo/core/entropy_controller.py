@@ -110,7 +110,7 @@ class EntropyController:
         if self.measured == WARM_UP:
             self._begin()
         if self.measured >= WARM_UP and self.target is not None:
-            self.kappa = self._kappa_for(self.target)
+            self.kappa = self._kappa_for(self.target, mean_c)
         return self.kappa
 
     def advance(self, reached: float) -> None:
@@ -187,22 +187,19 @@ class EntropyController:
         self.drift += gain[2] * surprise
         self.errors = [[self.errors[i][j] - gain[i] * row[j] for j in range(3)] for i in range(3)]
 
-    def _kappa_for(self, target: float) -> float:
+    def _kappa_for(self, target: float, mean_c: float) -> float:
         """-eta r + d = (target - H*) / HORIZON, solved for r; kappa = 1 - r / mean(c)."""
         heading_for = self.entropy - (self.eta * self.momentum - self.drift) * MOMENTUM / (1 - MOMENTUM)
         wanted = (target - heading_for) / HORIZON
         r = (self.drift - wanted) / math.sqrt(max(self.eta**2 + self.errors[1][1], 1e-300))
-        mean_c = math.copysign(max(self._size_of_mean_c(), 1e-12), self._sign_of_mean_c())
+        # The batch's own, so that r is reached whatever it is; not much below the average, where groups only cancel.
+        mean_c = math.copysign(max(abs(mean_c), self._size_of_mean_c() / 4, 1e-12), mean_c)
         if self.floor:  # no more covariance than plain GRPO has, whatever its sign
             r = min(r, mean_c)
         return min(max(1 - r / mean_c, -self.bound), self.bound)
 
     def _size_of_mean_c(self) -> float:
         return max(abs(self.mean_c), self._error_of_mean_c())
-
-    def _sign_of_mean_c(self) -> float:
-        """-1 where the mean is negative beyond its standard error: within it, it has no sign to go by."""
-        return -1.0 if self.mean_c < -self._error_of_mean_c() else 1.0
 
     def _error_of_mean_c(self) -> float:
         return math.sqrt(max(self.mean_c_variance, 0.0) / min(self.measured, MEMORY))
