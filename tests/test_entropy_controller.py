@@ -177,6 +177,22 @@ def test_an_effect_that_may_be_none_does_not_turn_the_control_off():
     assert controller.observe(0.2355, 2.6e-4, 0.008) < -10
 
 
+def test_what_is_asked_for_is_reached_whatever_the_batch():
+    """Batches of other mean covariances get other kappas; one near 0, where groups may only cancel, no wild one."""
+    plant, controller = PLANTS["as on traces"], EntropyController()
+    plant.run(controller, steps=60)
+    controller.target *= 1.1
+
+    def asked(mean_c):
+        return 1 - dataclasses.replace(controller).observe(controller.entropy, plant.noise**2, mean_c)
+
+    r = 0.02 * asked(0.02)
+    assert r < 0
+    for mean_c in (0.05, 0.004, -0.004, -0.03):
+        assert mean_c * asked(mean_c) == pytest.approx(r)
+    assert asked(1e-6) == pytest.approx(r / (controller.mean_c / 4), rel=0.1) == -asked(-1e-6)
+
+
 def test_no_knob_in_nats():
     """Entropies and covariances in another unit: the same kappas."""
     plain, scaled = PLANTS["as on traces"], dataclasses.replace(PLANTS["as on traces"])
