@@ -9,7 +9,7 @@ from exactness_cases import rollouts_by_prompt
 from transformers import TrainerCallback
 from trl_runs import ours, relative, scripted_rollouts, weights
 
-from covgrpo import neutral_weights
+from covgrpo import neutral_weights, token_covariance
 from covgrpo.core.entropy_controller import WARM_UP
 from covgrpo.engines.entropy import measure_entropy
 
@@ -84,18 +84,32 @@ def test_kappa_is_1_while_the_target_is_measured_and_moves_then(tmp_path):
     assert target == pytest.approx(sum(entropies[:WARM_UP]) / WARM_UP, rel=1e-4), "the sampler's entropies"
     assert len(logged(trainer, "hold/reached")) == 14
     rows = trainer.latest
-    expected = neutral_weights(rows.logps_BT, rows.advantages_B, rows.mask_BT, None, trainer.kappas[-1])
+    centred = rows.logps_BT + rows.entropies_BT
+    expected = neutral_weights(centred, rows.advantages_B, rows.mask_BT, None, trainer.kappas[-1])
     torch.testing.assert_close(rows.weights_BT, expected)
-    reached = ((rows.c_BT.double() * rows.weights_BT.double()).sum() / rows.mask_BT.sum()).item()
+    c = token_covariance(centred, rows.advantages_B, rows.mask_BT)
+    reached = ((c.double() * rows.weights_BT.double()).sum() / rows.mask_BT.sum()).item()
     assert logged(trainer, "hold/reached")[-1] == pytest.approx(reached, rel=1e-6)
 
 
 @pytest.mark.slow
-def test_without_our_sampler_minus_log_probs_stand_for_the_entropies(tmp_path):
-    trainer = train(tmp_path, scripted_rollouts(1), max_steps=1)
+@pytest.mark.parametrize("num_iterations", [1, 2])
+def test_without_our_sampler_the_rollouts_are_scored_for_their_entropies(tmp_path, num_iterations):
+    """TRL has the log-probs of the second case already, as it reuses the rollouts; nobody has the entropies."""
+    options = {"max_steps": 1, "num_iterations": num_iterations}
+    trainer = train(tmp_path, scripted_rollouts(1), learning_rate=0.0, **options)
+    batches, weigh = [], trainer._weigh
+    trainer._weigh = lambda rollout, batch: (weigh(rollout, batch), batches.append(batch))
     trainer.train()
-    logps = trainer.latest.logps_BT[trainer.latest.mask_BT.bool()]
-    assert trainer.entropy_hold.controller.entropy == pytest.approx(-logps.mean().item(), rel=1e-5)
+    rows, batch = trainer.latest, batches[0]
+    valid = rows.mask_BT.bool()
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    with torch.no_grad():
+        logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -valid.shape[1] - 1 : -1].double()
+    entropies = torch.distributions.Categorical(logits=logits).entropy()[rows.row_B]  # TRL has shuffled the rows
+    torch.testing.assert_close(rows.entropies_BT[valid].double(), entropies[valid], atol=1e-5, rtol=1e-5)
+    assert trainer.entropy_hold.controller.entropy == pytest.approx(entropies[valid].mean().item(), rel=1e-5)
 
 
 @pytest.mark.slow

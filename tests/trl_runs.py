@@ -129,23 +129,24 @@ class ReferenceWeighted(GRPOTrainer):
     """Stock TRL fed with advantages that the float64 reference weighted: the meaning of weighting='gaussian'.
 
     ``weigh`` takes another's place (nested lists: log-probs, advantages, mask, groups); with ``scope`` batch all rows
-    of a rollout batch, which is then one optimizer step's, are one group.
+    of a rollout batch, which is then one optimizer step's, are one group. ``centred`` adds entropies to log-probs.
     """
 
     weigh = staticmethod(reference.gaussian_weights)
     scope = "group"
+    centred = False
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        if "old_per_token_logps" in batch:
-            logps = batch["old_per_token_logps"]
-        else:
-            with torch.no_grad():
-                logps, _, _ = self._get_per_token_logps_and_entropies(
-                    self.model, ids, mask, batch["completion_ids"].size(1)
-                )
+        with torch.no_grad():
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
+                self.model, ids, mask, batch["completion_ids"].size(1), compute_entropy=True
+            )
+        logps = batch.get("old_per_token_logps", logps)
+        if self.centred:
+            logps = logps + entropies
         valid = batch["completion_mask"] * batch.get("tool_mask", torch.ones_like(batch["completion_mask"]))
         groups = [row // self.num_generations if self.scope == "group" else 0 for row in range(len(logps))]
         weight = self.weigh(logps.double().tolist(), batch["advantages"].double().tolist(), valid.tolist(), groups)

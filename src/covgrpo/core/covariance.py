@@ -69,6 +69,22 @@ def covariance(tokens: Tokens) -> Tensor:
     return Covariance.over_group(tokens).c
 
 
+def centred_logps(logps: Tensor, entropies: Tensor) -> Tensor:
+    """Log-probs less what they are on average at their token: l + h, whose mean is 0 wherever a token was drawn.
+
+    E[log pi(a)] over a ~ pi is -h. So with l + h in place of l, mean(c) has only what the entropy is driven by to first
+    order, the covariance of log pi and A *within* each token's distribution: E[(l + h) A] = Cov(log pi, A) there. With
+    l, whose mean runs over the batch, it also has that *between* the tokens: uncertain tokens have low log-probs, and
+    low or high advantages by where in the completions they are.
+
+    Args:
+        logps: (B, T) any float dtype, nats.
+        entropies: (B, T) of the distributions that the tokens were drawn from, nats.
+
+    """
+    return logps + entropies.to(logps.dtype)
+
+
 def rounding_error_K(tokens: Tokens) -> Tensor:
     """Bound on the rounding error of c in each group: (K,); a spread of c below it means nothing."""
     return 64 * torch.finfo(tokens.dtype).eps * tokens.max_K(tokens.l.abs_()) * tokens.max_K(tokens.A.abs_())

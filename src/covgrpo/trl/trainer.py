@@ -188,8 +188,8 @@ class CovGRPOTrainer(GRPOTrainer):
         return batch
 
     def _weigh(self, rollout: Rollout, batch: dict[str, Any]) -> None:
-        if rollout.logps_BT is None:
-            rollout.logps_BT = self._score_rollout(batch)
+        if rollout.logps_BT is None or (self.entropy_hold is not None and rollout.entropies_BT is None):
+            self._score_rollout(rollout, batch)
         if self.multi_objective_aggregation == "sum_then_normalize":
             constant = constant_reward_rows(self._rewards, self.reward_weights, self.num_generations)
             mine = constant[self.accelerator.process_index * len(rollout.row_B) :][: len(rollout.row_B)]
@@ -198,13 +198,14 @@ class CovGRPOTrainer(GRPOTrainer):
         if self.args.weighting_scope == "group":  # else over the optimizer step: see _prepare_inputs
             self.weigher.weigh(rollout, rollout.group_B)
 
-    def _score_rollout(self, batch: dict[str, Any]) -> Tensor:
-        """Log-probs (B, T) of the policy that sampled the batch, in the trainer's numerics (not vLLM's)."""
-        text, multimodal = scoring_inputs(batch)
-        size = self.args.per_device_train_batch_size
+    def _score_rollout(self, rollout: Rollout, batch: dict[str, Any]) -> None:
+        """Fill in what is missing of the policy that sampled: log-probs, in the trainer's numerics (not vLLM's)."""
+        text, options = scoring_inputs(batch)
+        options.update(batch_size=self.args.per_device_train_batch_size, compute_entropy=self.entropy_hold is not None)
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            logps: Tensor = self._get_per_token_logps_and_entropies(self.model, *text, batch_size=size, **multimodal)[0]
-        return logps
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(self.model, *text, **options)
+        rollout.logps_BT = logps if rollout.logps_BT is None else rollout.logps_BT
+        rollout.entropies_BT = entropies if options["compute_entropy"] else None
 
     # Loss
 

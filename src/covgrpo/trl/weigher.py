@@ -54,9 +54,11 @@ class Weigher:
         c = token_covariance(*arguments)
         if getattr(self.weighting, "needs_noise", False):
             arguments.append(token_noise(self.seed, rows["row"], rows["mask"].shape[1]))
+        if self.entropy_hold is not None:
+            arguments[0] = self.entropy_hold.held_logps(rollout)
         weights = check_weights(self.weighting, self.weighting(*arguments), rows["mask"])
         if self.entropy_hold is not None:
-            self.entropy_hold.weighed(c, weights, rows["mask"])
+            self.entropy_hold.weighed(token_covariance(*arguments), weights, rows["mask"])
         rollout.c_BT, rollout.weights_BT = (local_part(self.accelerator, x, logps) for x in (c, weights))
         if hasattr(self.weighting, "penalties"):
             rollout.penalties_BT = local_part(self.accelerator, self.weighting.penalties(*arguments), logps)
