@@ -30,7 +30,7 @@ class Rollout:
         group_B: (B,) which prompt of the run; its completions share a number.
         advantages_B: (B,) before weighting. (B, T) where a stock trainer of the user's own makes them so.
         logps_BT: (B, T) under the policy that sampled, in the trainer's numerics; ``None`` where nobody has taken them.
-        entropies_BT: (B, T) likewise, nats; from our sampler alone.
+        entropies_BT: (B, T) likewise, nats; from our sampler, or taken for a scheme that needs them.
         c_BT: (B, T) token covariance.
         weights_BT: (B, T) factor on the advantages; ``None``: 1.
         penalties_BT: (B, T) coefficient of |log pi - log pi_old|, of a scheme that has it.
@@ -59,6 +59,11 @@ class Rollout:
             advantages_B=inputs["advantages"],
             logps_BT=inputs.get("old_per_token_logps"),
         )
+
+    def complete(self, logps_BT: Tensor, entropies_BT: Tensor | None) -> None:
+        """Fill in what nobody has taken yet."""
+        self.logps_BT = logps_BT if self.logps_BT is None else self.logps_BT
+        self.entropies_BT = entropies_BT if self.entropies_BT is None else self.entropies_BT
 
     @property
     def known_logps_BT(self) -> Tensor:

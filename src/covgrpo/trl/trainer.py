@@ -203,9 +203,8 @@ class CovGRPOTrainer(GRPOTrainer):
         text, options = scoring_inputs(batch)
         options.update(batch_size=self.args.per_device_train_batch_size, compute_entropy=self.entropy_hold is not None)
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            logps, entropies, _ = self._get_per_token_logps_and_entropies(self.model, *text, **options)
-        rollout.logps_BT = logps if rollout.logps_BT is None else rollout.logps_BT
-        rollout.entropies_BT = entropies if options["compute_entropy"] else None
+            scores = self._get_per_token_logps_and_entropies(self.model, *text, **options)
+        rollout.complete(scores[0], scores[1] if options["compute_entropy"] else None)
 
     # Loss
 
