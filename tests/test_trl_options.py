@@ -170,7 +170,7 @@ def test_every_method_updates_as_stock_trl_with_its_weights(tmp_path, method):
     theirs = make(tmp_path / "a", rollouts=scripted_rollouts(5), **settings, **of_trl)
     if method in WEIGHED:
         theirs.weigh, theirs.scope = WEIGHED[method], options.get("weighting_scope", "group")
-        theirs.centred = method in ("hold_entropy", "entropy_floor")
+        theirs.centred = method in ("neutral", "hold_entropy", "entropy_floor")
     theirs.train()
     if method in WEIGHED:
         assert (theirs.applied - 1).abs().max() > 0.05

@@ -8,7 +8,7 @@ differs by four orders of magnitude between runs. So both are measured while the
     H' = H - eta M' + d + wander    M: Adam's momentum spreads a step's effect; beta is MOMENTUM
     y  = H + noise                  y: mean entropy of the rollouts' tokens; noise: its standard error, from the batch
 
-c is the covariance within the distributions that tokens were drawn from, where these are known (hold_entropy.py), and
+c is the covariance within the distributions that tokens were drawn from, where these are known (neutral.py), and
 eta (nats by nats x advantage) and d (nats a step) are unknown. It is linear in the state (H, eta, d), so a Kalman
 filter estimates all three. What momentum has still to bring takes the entropy to
 

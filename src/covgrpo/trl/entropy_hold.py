@@ -5,10 +5,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor
 
 from covgrpo.core import token_covariance
-from covgrpo.core.covariance import centred_logps
 from covgrpo.engines.entropy import EntropyHold, measure_entropy
 from covgrpo.trl.gathering import gather_rows
 from covgrpo.trl.rollout import Rollout
@@ -33,22 +31,14 @@ class TrainerEntropyHold(EntropyHold):
 
         Where nobody has taken the entropies, -log-probs stand for them.
         """
-        logps = rollout.known_logps_BT
-        measured = -logps if rollout.entropies_BT is None else rollout.entropies_BT
-        rows = gather_rows(self.accelerator, rollout, rollout.group_B, measured)
+        measured = -rollout.known_logps_BT if rollout.entropies_BT is None else rollout.entropies_BT
+        rows = gather_rows(self.accelerator, rollout, rollout.group_B, rollout.centred_logps_BT)
+        entropies = self.accelerator.gather(self.accelerator.pad_across_processes(measured, dim=1))
         ids = rows["ids"] if self.scope == "group" else torch.zeros_like(rows["ids"])
-        c = token_covariance(self.held_logps(rollout), rows["advantages"], rows["mask"], ids).cpu().double()
-        H, variance = measure_entropy(rows["logps"], rows["mask"], rows["ids"])
+        c = token_covariance(rows["logps"], rows["advantages"], rows["mask"], ids).cpu().double()
+        H, variance = measure_entropy(entropies, rows["mask"], rows["ids"])
         mean_c = (c.sum() / rows["mask"].sum().clamp(min=1).cpu()).item()
         numbers = torch.tensor([H, variance, mean_c, self.reached], dtype=torch.float64)
         if self.accelerator.num_processes > 1:  # sums may differ in the last bit between devices; kappa must not
-            numbers = broadcast(numbers.to(logps.device))
+            numbers = broadcast(numbers.to(measured.device))
         self.observe(*numbers.tolist())
-
-    def held_logps(self, rollout: Rollout) -> Tensor:
-        """What the scheme is handed as log-probs: less their mean at each token, if known; (B', T'), all processes."""
-        logps = rollout.known_logps_BT
-        if rollout.entropies_BT is not None:
-            logps = centred_logps(logps, rollout.entropies_BT)
-        gathered: Tensor = self.accelerator.gather(self.accelerator.pad_across_processes(logps, dim=1))
-        return gathered

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from covgrpo.core.covariance import centred_logps
+
 _PREFIX = "covgrpo/"
 # What TRL's scoring takes of a batch under its own name: what a model is handed that sees more than text.
 MULTIMODAL = frozenset(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
@@ -76,6 +78,12 @@ class Rollout:
         if self.logps_BT is None:
             raise ValueError("the rollout has no log-probs yet: score it first.")
         return self.logps_BT
+
+    @property
+    def centred_logps_BT(self) -> Tensor:
+        """``logps_BT`` less their mean at each token, where the entropies are known; else as they are."""
+        logps = self.known_logps_BT
+        return logps if self.entropies_BT is None else centred_logps(logps, self.entropies_BT)
 
     @staticmethod
     def key(name: str) -> str:

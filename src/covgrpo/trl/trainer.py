@@ -188,7 +188,7 @@ class CovGRPOTrainer(GRPOTrainer):
         return batch
 
     def _weigh(self, rollout: Rollout, batch: dict[str, Any]) -> None:
-        if rollout.logps_BT is None or (self.entropy_hold is not None and rollout.entropies_BT is None):
+        if rollout.logps_BT is None or (self.weigher.needs_entropies and rollout.entropies_BT is None):
             self._score_rollout(rollout, batch)
         if self.multi_objective_aggregation == "sum_then_normalize":
             constant = constant_reward_rows(self._rewards, self.reward_weights, self.num_generations)
@@ -201,7 +201,7 @@ class CovGRPOTrainer(GRPOTrainer):
     def _score_rollout(self, rollout: Rollout, batch: dict[str, Any]) -> None:
         """Fill in what is missing of the policy that sampled: log-probs, in the trainer's numerics (not vLLM's)."""
         text, options = scoring_inputs(batch)
-        options.update(batch_size=self.args.per_device_train_batch_size, compute_entropy=self.entropy_hold is not None)
+        options.update(batch_size=self.args.per_device_train_batch_size, compute_entropy=self.weigher.needs_entropies)
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             scores = self._get_per_token_logps_and_entropies(self.model, *text, **options)
         rollout.complete(scores[0], scores[1] if options["compute_entropy"] else None)

@@ -37,6 +37,7 @@ class Weigher:
     def __init__(self, accelerator: Accelerator, weighting: Weighting, scope: str, seed: int):
         self.accelerator, self.weighting, self.scope, self.seed = accelerator, weighting, scope, seed
         self.active = not isinstance(weighting, NoWeighting)
+        self.needs_entropies = getattr(weighting, "needs_entropies", False)
         steered = hasattr(weighting, "controller")
         self.entropy_hold = TrainerEntropyHold(accelerator, weighting, scope) if steered else None
 
@@ -54,11 +55,11 @@ class Weigher:
         c = token_covariance(*arguments)
         if getattr(self.weighting, "needs_noise", False):
             arguments.append(token_noise(self.seed, rows["row"], rows["mask"].shape[1]))
-        if self.entropy_hold is not None:
-            arguments[0] = self.entropy_hold.held_logps(rollout)
+        if self.needs_entropies:
+            arguments[0] = gather_rows(self.accelerator, rollout, ids, rollout.centred_logps_BT)["logps"]
         weights = check_weights(self.weighting, self.weighting(*arguments), rows["mask"])
         if self.entropy_hold is not None:
-            self.entropy_hold.weighed(token_covariance(*arguments), weights, rows["mask"])
+            self.entropy_hold.weighed(token_covariance(*arguments[:4]), weights, rows["mask"])
         rollout.c_BT, rollout.weights_BT = (local_part(self.accelerator, x, logps) for x in (c, weights))
         if hasattr(self.weighting, "penalties"):
             rollout.penalties_BT = local_part(self.accelerator, self.weighting.penalties(*arguments), logps)

@@ -23,8 +23,9 @@ class Weighting(Protocol):
     coef * |log pi - log pi_old| to the loss of some tokens has a method ``penalties`` with the same arguments that
     returns the coefficients (B, T). A scheme that must know what the loss divides a token by has a field
     ``normaliser``, which the engine fills in (:func:`fit_normaliser`). One that is steered from step to step has a
-    field ``kappa`` and a method ``controller``, and is handed log-probs plus entropies in the place of log-probs where
-    the engine knows these (see :mod:`covgrpo.core.weighting.hold_entropy`).
+    field ``kappa`` and a method ``controller`` (see :class:`covgrpo.core.weighting.hold_entropy.HoldEntropy`). One that
+    says ``needs_entropies = True`` is handed log-probs plus entropies in the place of log-probs, where the engine knows
+    these (:func:`covgrpo.core.covariance.centred_logps`).
     """
 
     def __call__(self, logps: Tensor, advantages: Tensor, mask: Tensor, group_ids: Tensor | None = None) -> Tensor:

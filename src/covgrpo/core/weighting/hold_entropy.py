@@ -1,15 +1,4 @@
-"""Covariance-neutral weights whose kappa a controller sets each step, to hold the policy's entropy at a target.
-
-To first order dH ~ -eta Cov(log pi, w A), the covariance within each distribution that a token was drawn from
-(arXiv 2505.22617). There the mean of log pi is -h, h its entropy. So where an engine knows h it hands the scheme l + h
-in place of l (:func:`covgrpo.core.covariance.centred_logps`):
-
-    c = (l + h - mean(l + h)) (A - mean(A)),    mean(w c) = (1 - kappa) mean(c)
-
-The paper's c has l alone, and with it the covariance *between* the tokens: those of uncertain distributions have low
-log-probs, and their advantages differ by where in a completion they are. No entropy moves by that, and on short answers
-it is half of the variance of c. Tokens that were certain (l = h = 0) have a c of 0 here, and not with l alone.
-"""
+"""Covariance-neutral weights whose kappa a controller sets each step, to hold the policy's entropy at a target."""
 
 import math
 from dataclasses import dataclass

@@ -37,6 +37,13 @@ continuous in kappa. Where half of the tokens or more share the extreme c, the e
 elsewhere. Without clamped tokens (3) acts from |kappa m| = std(c) on, and earlier where a heavy tail makes most of
 std(c); m is usually a few hundredths of std(c). :meth:`Neutral.fit` says what was reached.
 
+**Which covariance.** The theory's is that within each distribution that a token was drawn from. There the mean of
+log pi is -h, h its entropy. So an engine that knows h hands the scheme l + h in place of l
+(:func:`covgrpo.core.covariance.centred_logps`). With l alone, c has the covariance *between* the tokens as well: those
+of uncertain distributions have low log-probs, and their advantages differ by where in a completion they are. No entropy
+moves by that, and on short answers it is half of the variance of c. A token that was certain (l = h = 0) has a c of 0
+but for mean(l + h), which is 0 but for the draw.
+
 **What is held.** mean(w c) = Cov(l, w (A - mean A)). The loss has w A instead, and so the entropy is driven by
 
     Cov(l, w A) = mean((l - mean l) w A) = mean(w c) + mean(A) Cov(l, w).
@@ -49,6 +56,7 @@ of 8 completions of 5 tokens 13 %.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -84,7 +92,8 @@ def neutral_weights(
     far as 1/2 allows (see the module's text, and :meth:`Neutral.fit` for the value reached).
 
     Args:
-        logps: (B, T) any float dtype; log-probability of each sampled token under the policy that sampled it.
+        logps: (B, T) any float dtype; log-probability of each sampled token under the policy that sampled it, plus the
+            entropy of its distribution where that is known.
         advantages: (B,) or (B, T) any float dtype.
         mask: (B, T) bool or 0/1; valid completion tokens. What is stored at masked positions (NaN, inf) is ignored.
         group_ids: (B,) integers in any order and with gaps; rows with the same id form a group. ``None``: one group.
@@ -223,6 +232,8 @@ class Neutral(ColumnWeighting):
     """
 
     kappa: float = 1.0
+
+    needs_entropies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check kappa."""
