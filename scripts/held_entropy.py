@@ -4,7 +4,8 @@
     python scripts/held_entropy.py --write docs/entropy.md    puts it between that file's two marks
 
 Means of 25 steps of the rollouts' entropy, as fractions of the mean of the first 10 steps, which is the target of
-`hold_entropy`. "lowest, highest": of all such means that end at step 75 to the last, over all runs.
+`hold_entropy`. "lowest, highest": of all such means that end at step 75 to the last, over all runs; then how many of
+these lie within a tenth of the target.
 """
 
 import sys
@@ -20,8 +21,8 @@ from covgrpo.studies import Record, read_records, read_study
 
 STUDIES = Path(__file__).parents[1] / "studies"
 # Study -> what the table calls one without regimes.
-HELD = {"hold": "", "hold-sums-16": "sums"}
-TARGET_STEPS, WINDOW, SETTLED = 10, 25, 50
+HELD = {"hold": "", "hold-sums-16": "sums, 16 prompts", "hold-sums-32": "sums, 32 prompts"}
+TARGET_STEPS, WINDOW, SETTLED, TOLERANCE = 10, 25, 50, 0.1
 COLUMNS = (50, 100, 200, 300, 400, 500)
 MARKS = ("<!-- held: made by scripts/held_entropy.py -->\n", "<!-- end of held -->\n")
 
@@ -45,12 +46,17 @@ def tables() -> str:
 
 
 def _rows(found: Mapping[tuple[str, str], list[Record]]) -> Iterator[list[str]]:
-    yield ["task", "method", "runs", *(f"step {step}" for step in COLUMNS), "lowest, highest"]
+    yield ["task", "method", "runs", *(f"step {step}" for step in COLUMNS), "lowest, highest", "within a tenth"]
     for (task, method), records in found.items():
         runs = [windows(_entropy(record)) for record in records]
         means = [f"{fmean(run[step] for run in runs):.2f}" for step in COLUMNS]
         settled = [value for run in runs for step, value in run.items() if step > SETTLED]
-        yield [task, f"`{method}`", str(len(runs)), *means, f"{min(settled):.2f}, {max(settled):.2f}"]
+        ends = [f"{min(settled):.2f}, {max(settled):.2f}", f"{_within(settled)} of {len(settled)}"]
+        yield [task, f"`{method}`", str(len(runs)), *means, *ends]
+
+
+def _within(means: Sequence[float]) -> int:
+    return sum(abs(mean - 1) <= TOLERANCE for mean in means)
 
 
 def _entropy(record: Record) -> list[float]:
