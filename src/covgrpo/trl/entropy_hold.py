@@ -8,7 +8,7 @@ from accelerate.utils import broadcast
 
 from covgrpo.core import token_covariance
 from covgrpo.engines.entropy import EntropyHold, measure_entropy
-from covgrpo.trl.gathering import gather_rows
+from covgrpo.trl.gathering import gather_rows, gather_tokens
 from covgrpo.trl.rollout import Rollout
 
 
@@ -33,7 +33,7 @@ class TrainerEntropyHold(EntropyHold):
         """
         measured = -rollout.known_logps_BT if rollout.entropies_BT is None else rollout.entropies_BT
         rows = gather_rows(self.accelerator, rollout, rollout.group_B, rollout.centred_logps_BT)
-        entropies = self.accelerator.gather(self.accelerator.pad_across_processes(measured, dim=1))
+        entropies = gather_tokens(self.accelerator, measured)
         ids = rows["ids"] if self.scope == "group" else torch.zeros_like(rows["ids"])
         c = token_covariance(rows["logps"], rows["advantages"], rows["mask"], ids).cpu().double()
         H, variance = measure_entropy(entropies, rows["mask"], rows["ids"])

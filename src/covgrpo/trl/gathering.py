@@ -22,10 +22,15 @@ def gather_rows(accelerator: Accelerator, rollout: Rollout, ids: Tensor, logps: 
         ``logps``, ``mask`` (B', T'), ``advantages``, ``ids`` and ``row`` (B',).
 
     """
-    gather, pad = accelerator.gather, accelerator.pad_across_processes
-    rows = {"logps": pad(logps, dim=1), "mask": pad(rollout.mask_BT, dim=1)}
-    rows.update(advantages=rollout.advantages_B, ids=ids, row=rollout.row_B)
-    return {name: gather(value) for name, value in rows.items()}
+    rows = {"logps": gather_tokens(accelerator, logps), "mask": gather_tokens(accelerator, rollout.mask_BT)}
+    of_rows = {"advantages": rollout.advantages_B, "ids": ids, "row": rollout.row_B}
+    return rows | {name: accelerator.gather(value) for name, value in of_rows.items()}
+
+
+def gather_tokens(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """Values (B, T) of all processes, padded to one length: (B', T')."""
+    gathered: Tensor = accelerator.gather(accelerator.pad_across_processes(values, dim=1))
+    return gathered
 
 
 def local_part(accelerator: Accelerator, values: Tensor, like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from covgrpo.core import Weighting, check_weights, token_covariance
 from covgrpo.core.noise import token_noise
 from covgrpo.core.weighting.none import NoWeighting
 from covgrpo.trl.entropy_hold import TrainerEntropyHold
-from covgrpo.trl.gathering import gather_rows, local_part
+from covgrpo.trl.gathering import gather_rows, gather_tokens, local_part
 from covgrpo.trl.rollout import Rollout
 
 # Rewards of one group that differ by no more than this fraction of the largest are equal (sums in float32).
@@ -37,8 +37,8 @@ class Weigher:
     def __init__(self, accelerator: Accelerator, weighting: Weighting, scope: str, seed: int):
         self.accelerator, self.weighting, self.scope, self.seed = accelerator, weighting, scope, seed
         self.active = not isinstance(weighting, NoWeighting)
-        self.needs_entropies = getattr(weighting, "needs_entropies", False)
         steered = hasattr(weighting, "controller")
+        self.needs_entropies = steered or getattr(weighting, "needs_entropies", False)
         self.entropy_hold = TrainerEntropyHold(accelerator, weighting, scope) if steered else None
 
     def steer(self, rollout: Rollout) -> None:
@@ -56,7 +56,7 @@ class Weigher:
         if getattr(self.weighting, "needs_noise", False):
             arguments.append(token_noise(self.seed, rows["row"], rows["mask"].shape[1]))
         if self.needs_entropies:
-            arguments[0] = gather_rows(self.accelerator, rollout, ids, rollout.centred_logps_BT)["logps"]
+            arguments[0] = gather_tokens(self.accelerator, rollout.centred_logps_BT)
         weights = check_weights(self.weighting, self.weighting(*arguments), rows["mask"])
         if self.entropy_hold is not None:
             self.entropy_hold.weighed(token_covariance(*arguments[:4]), weights, rows["mask"])
