@@ -130,7 +130,8 @@ def engines() -> Record:
     scheme = get_weighting("hold_entropy")
     hold = EntropyHold(scheme)
     for step in range(14):
-        _keep(found, f"held {step}", *weigh_rows(scheme, "batch", *_rows(step), hold=hold))
+        entropies = 0.5 + 0.1 * _rows(step)[0].sin()
+        _keep(found, f"held {step}", *weigh_rows(scheme, "batch", *_rows(step), hold=hold, entropies=entropies))
     _keep(found, "skyrl", *_skyrl())
     for name in ("gaussian", "gaussian_through", "neutral"):
         _keep(found, f"tinker {name}", *_tinker(name))

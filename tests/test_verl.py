@@ -6,9 +6,10 @@ import threading
 
 import pytest
 import torch
-from verl_cases import LENGTHS, UIDS, by_group, config, keys_of, make, make_data, rows_of, weigh
+from verl_cases import LENGTHS, UIDS, by_group, config, entropies_of, keys_of, make, make_data, rows_of, weigh
 
-from covgrpo.core import WEIGHTINGS, gaussian_weights, get_weighting, token_covariance
+from covgrpo.core import WEIGHTINGS, gaussian_weights, get_weighting, neutral_weights, token_covariance
+from covgrpo.engines.entropy import EntropyHold
 from covgrpo.errors import UserError
 from covgrpo.tasks import Problem
 from covgrpo.verl import choose, weigh_batch
@@ -186,6 +187,28 @@ def test_a_missing_uid_is_named():
     del data.non_tensor_batch["uid"]
     with pytest.raises(UserError, match="uid"):
         weigh_batch(data, make())
+
+
+@pytest.mark.parametrize("name", ["neutral", "hold_entropy", "entropy_floor"])
+def test_entropies_are_added_to_the_log_probs(name):
+    """In the schemes that say so, without a controller's state too; in no other."""
+    data, entropies = make_data(), entropies_of(make_data())
+    logps, A, mask = (data.batch[name] for name in ("old_log_probs", "advantages", "response_mask"))
+    weigh_batch(data, make(name, "batch"), entropies=entropies)
+    expected = neutral_weights(logps + entropies, A, mask) * A
+    torch.testing.assert_close(data.batch["advantages"], expected, rtol=1e-6, atol=1e-7)
+    others = [make_data(), make_data()]
+    for other, given in zip(others, (entropies, None), strict=True):
+        weigh_batch(other, make("gaussian", "batch"), entropies=given)
+    assert torch.equal(others[0].batch["advantages"], others[1].batch["advantages"])
+
+
+def test_a_held_entropy_needs_entropies_of_the_right_shape():
+    choice = make("hold_entropy", "batch")
+    with pytest.raises(ValueError, match="entropies are needed by a weighting that holds the entropy"):
+        weigh_batch(make_data(), choice, hold=EntropyHold(choice.weighting))
+    with pytest.raises(ValueError, match=r"entropies have the shape \(10, 5\) and logps \(10, 6\)"):
+        weigh_batch(make_data(), choice, entropies=torch.ones(10, 5))
 
 
 # The choice

@@ -10,19 +10,35 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from verl_cases import by_group, config, keys_of, make_data
+from verl_cases import by_group, config, entropies_of, keys_of, make_data
 
 import covgrpo
+from covgrpo.core import neutral_weights
 from covgrpo.engines.verl import trainers as seams
 from covgrpo.errors import UserError
 from covgrpo.verl import weigh_batch
 
 
 def trainer_base():
-    """A module like verl.trainer.ppo.v1.trainer_base: a trainer that calls the module's advantage function."""
+    """A module like verl.trainer.ppo.v1.trainer_base: a trainer that calls the module's advantage function.
+
+    Its queue has the columns of the batch that is trained on, ``queue``.
+    """
     module = ModuleType("verl.trainer.ppo.v1.trainer_base")
     source = """
     from pathlib import Path
+
+    queue = {}
+
+    class Columns(dict):
+        def to_padded_tensor(self):
+            return dict(self)
+
+    class tq:
+        @staticmethod
+        def kv_batch_get(keys, partition_id, select_fields):
+            assert partition_id == "train" and len(keys) == 10
+            return Columns({name: queue[name] for name in select_fields if name in queue})
 
     def compute_advantage_for_multi_trajectories(data, batch_keys, adv_estimator=None, config=None):
         return data
@@ -56,13 +72,19 @@ def legacy():
         return data
 
     class RayPPOTrainer:
+        scores = {}
+
         def __init__(self, config):
             self.config = config
+
+        def _compute_old_log_prob(self, batch):
+            return SimpleNamespace(batch=dict(self.scores)), 0.5
 
         def _update_actor(self, batch):
             return SimpleNamespace(meta_info={"metrics": {"actor/loss": [1.0]}})
 
         def fit(self, data):
+            old_log_prob, mfu = self._compute_old_log_prob(data)
             data = compute_advantage(data, config=None)
             return self._update_actor(data).meta_info["metrics"]
 
@@ -79,9 +101,27 @@ def legacy():
 
 def step(module, trainer_config, data):
     metrics = {}
-    batch = SimpleNamespace(data=data, keys=keys_of(data))
-    module.PPOTrainer(trainer_config)._compute_advantage(batch, metrics=metrics)
+    module.PPOTrainer(trainer_config)._compute_advantage(v1_batch(data), metrics=metrics)
     return metrics
+
+
+def v1_batch(data):
+    return SimpleNamespace(data=data, keys=keys_of(data), partition_id="train")
+
+
+def give_entropies(module, entropies):
+    """What verl has computed together with the old log-probs, where its trainers put it."""
+    if hasattr(module, "PPOTrainer"):
+        module.queue["entropy"] = entropies
+    else:
+        module.RayPPOTrainer.scores = {"entropys": entropies}
+
+
+def train(module, trainer_config, data):
+    """Metrics of a step of either trainer."""
+    if hasattr(module, "PPOTrainer"):
+        return step(module, trainer_config, data)
+    return {name: value[0] for name, value in module.RayPPOTrainer(trainer_config).fit(data).items()}
 
 
 def test_a_v1_trainer_weighs_once_and_logs():
@@ -112,6 +152,39 @@ def test_the_legacy_trainer_weighs_once_and_logs():
     torch.testing.assert_close(data.batch["advantages"], expected, rtol=1e-6, atol=1e-7)
     assert metrics["actor/loss"] == [1.0]
     assert len(metrics["cov/mean"]) == 1
+
+
+@pytest.mark.parametrize("make_module", [trainer_base, legacy])
+def test_neutral_weighs_by_log_probs_plus_entropies(make_module):
+    module, data = make_module(), make_data()
+    seams.watch(module, by_variable=True)
+    logps, A, mask = (data.batch[name] for name in ("old_log_probs", "advantages", "response_mask"))
+    entropies = entropies_of(data)
+    give_entropies(module, entropies)
+    train(module, config({"weighting": "neutral", "scope": "batch"}), data)
+    weights = neutral_weights(logps + entropies, A, mask)
+    torch.testing.assert_close(data.batch["advantages"], weights * A, rtol=1e-6, atol=1e-7)
+    assert ((weights - neutral_weights(logps, A, mask)).abs() * mask).max() > 0.1
+
+
+@pytest.mark.parametrize("make_module", [trainer_base, legacy])
+def test_the_controller_is_told_the_entropies(make_module):
+    module, data = make_module(), make_data()
+    seams.watch(module, by_variable=True)
+    entropies, mask = entropies_of(data), data.batch["response_mask"].bool()
+    give_entropies(module, entropies)
+    metrics = train(module, config({"weighting": "hold_entropy", "scope": "batch"}), data)
+    assert metrics["hold/entropy"] == pytest.approx(entropies[mask].double().mean().item())
+
+
+@pytest.mark.parametrize("name", ["neutral", "hold_entropy"])
+@pytest.mark.parametrize(("make_module", "column"), [(trainer_base, "entropy"), (legacy, "entropys")])
+def test_missing_entropies_are_one_sentence(make_module, column, name):
+    module = make_module()
+    seams.watch(module, by_variable=True)
+    with pytest.raises(UserError, match=f"verl's batch has no '{column}' where the advantages"):
+        train(module, config({"weighting": name}), make_data())
+    assert train(module, config({"weighting": "gaussian"}), make_data())["weight/ess"] < 1
 
 
 def test_a_legacy_trainer_with_its_own_loop_is_refused():
@@ -188,6 +261,8 @@ class PPOTrainer:
     def _save_checkpoint(self): ...
     def _load_checkpoint(self): ...
 def compute_advantage_for_multi_trajectories(data, batch_keys, config=None): ...
+class tq:
+    def kv_batch_get(keys, partition_id, select_fields): ...
 """
 
 
@@ -305,8 +380,9 @@ def advance(module, trainer, seeds):
     kappas = []
     for seed in seeds:
         data, metrics = make_data(seed), {}
+        give_entropies(module, entropies_of(data))
         if hasattr(module, "PPOTrainer"):
-            trainer._compute_advantage(SimpleNamespace(data=data, keys=keys_of(data)), metrics=metrics)
+            trainer._compute_advantage(v1_batch(data), metrics=metrics)
         else:
             metrics = {name: value[0] for name, value in trainer.fit(data).items() if name.startswith("hold/")}
         kappas.append(metrics["hold/kappa"])

@@ -27,6 +27,12 @@ def make_data(seed=0, uids=UIDS, lengths=LENGTHS):
     return SimpleNamespace(batch=batch, non_tensor_batch={"uid": np.array(uids, dtype=object)})
 
 
+def entropies_of(data):
+    """Entropies (B, T) of the rows, as unlike the log-probs as they can be; NaN where masked."""
+    logps, mask = data.batch["old_log_probs"], data.batch["response_mask"]
+    return (0.2 + 0.5 * (7 * logps).sin() ** 2).masked_fill(mask == 0, torch.nan)
+
+
 def rows_of(data, order):
     batch = {name: value[order] for name, value in data.batch.items()}
     return SimpleNamespace(batch=batch, non_tensor_batch={"uid": data.non_tensor_batch["uid"][order]})

@@ -99,17 +99,20 @@ def test_workers_and_micro_batches_do_not_change_the_update(runs, workers, micro
         torch.testing.assert_close(run.weights(verl_runs.STEPS)[name], expected, rtol=0, atol=3e-5)
 
 
-def test_hold_entropy_weighs_each_batch_with_the_kappa_that_it_logs(runs):
+@pytest.mark.parametrize("trainer", [(), ("trainer.use_v1=False",)], ids=["v1", "legacy"])
+def test_hold_entropy_weighs_each_batch_with_the_kappa_that_it_logs(runs, trainer):
     """After ten steps the controller chooses kappa. The weights are the core's, from the driver's batch."""
     steps = 12
-    overrides = ("+algorithm.covgrpo.weighting=hold_entropy", "+algorithm.covgrpo.scope=batch")
+    overrides = ("+algorithm.covgrpo.weighting=hold_entropy", "+algorithm.covgrpo.scope=batch", *trainer)
     run = runs(*overrides, f"trainer.total_training_steps={steps}", "trainer.total_epochs=4")
     dumps = run.dumps("driver")
     assert len(dumps) == len(run.metrics) == steps
-    for dump in dumps:
+    for dump, logged in zip(dumps, run.metrics, strict=True):
         batch, kappa = dump.tensors, dump.metadata["metrics"]["hold/kappa"]
-        weights = neutral_weights(batch["old_log_probs"], batch["advantages"], batch["response_mask"], kappa=kappa)
-        expected = weights * batch["advantages"]
+        mask = batch["response_mask"].bool()
+        assert batch["entropies"][mask].mean().item() == pytest.approx(logged["actor/entropy"], rel=1e-5)
+        x = batch["old_log_probs"] + batch["entropies"]
+        expected = neutral_weights(x, batch["advantages"], mask, kappa=kappa) * batch["advantages"]
         assert (batch["weighted"] - expected).abs().max() < 1e-6
     kappas = [step["hold/kappa"] for step in run.metrics]
     assert kappas[:9] == [1.0] * 9 and all(kappa != 1.0 for kappa in kappas[10:])

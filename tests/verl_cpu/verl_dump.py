@@ -33,10 +33,12 @@ def dump_driver_batches():
 
     weigh = trainers.weigh_batch
 
-    def dumped(data, choice, keys=None, hold=None):
+    def dumped(data, choice, keys=None, hold=None, entropies=None):
         columns = ("old_log_probs", "advantages", "response_mask", "token_level_rewards")
         rows = {name: data.batch[name].clone() for name in columns}
-        metrics = weigh(data, choice, keys, hold)
+        if entropies is not None:
+            rows["entropies"] = entropies
+        metrics = weigh(data, choice, keys, hold, entropies)
         rows["weighted"] = data.batch["advantages"]
         save(
             f"driver-{next(counter)}",

@@ -11,6 +11,11 @@ from covgrpo.core import Weighting
 from covgrpo.core.entropy_controller import EntropyController
 
 
+def weighs_by_entropies(weighting: Weighting) -> bool:
+    """Whether a scheme is handed log-probs plus entropies (:func:`covgrpo.core.covariance.centred_logps`)."""
+    return hasattr(weighting, "controller") or getattr(weighting, "needs_entropies", False)
+
+
 def measure_entropy(entropies: Tensor, mask: Tensor, group: Tensor) -> tuple[float, float]:
     """Mean entropy of a batch's tokens and the squared standard error of that mean.
 
@@ -19,7 +24,7 @@ def measure_entropy(entropies: Tensor, mask: Tensor, group: Tensor) -> tuple[flo
     H = 1/N sum_t h_t,    variance = K / (K - 1) sum_k (sum_{t in k} (h_t - H))^2 / N^2
 
     Args:
-        entropies: (B, T) nats; or -log-probs, whose expectation at a token is its entropy. Ignored where masked.
+        entropies: (B, T) nats; ignored where masked.
         mask: (B, T) bool or 0/1.
         group: (B,) int; with one group alone the completions are the clusters.
 

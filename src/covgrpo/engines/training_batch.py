@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from covgrpo.core import Weighting, check_weights, token_covariance
+from covgrpo.core.covariance import centred_logps
 from covgrpo.core.noise import token_noise
-from covgrpo.engines.entropy import EntropyHold, measure_entropy
+from covgrpo.engines.entropy import EntropyHold, measure_entropy, weighs_by_entropies
 from covgrpo.metrics import summarise_weighting
 
 SCOPES = ("group", "batch")
@@ -26,6 +27,7 @@ def weigh_rows(
     uids: Sequence[Hashable],
     names: Sequence[str] | None = None,
     hold: EntropyHold | None = None,
+    entropies: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Multiply advantages by the token weights.
 
@@ -38,29 +40,34 @@ def weigh_rows(
         uids: (B,) names of the prompts.
         names: (B,) names of the rows; they decide the draws of a scheme that draws. ``None``: the uid and the row's
             place among its prompt's rows.
-        hold: of a ``weighting`` that holds the entropy; takes this batch in. -logps stand for the entropies.
+        hold: of a ``weighting`` that holds the entropy; takes this batch in.
+        entropies: (B, T) float, nats; of the distributions that the tokens were drawn from. Schemes that say
+            ``needs_entropies`` weigh by log-probs plus entropies where these are given; ``hold`` needs them.
 
     Returns:
         Weighted advantages (B, T), 0 where masked; and ``cov/*``, ``weight/*``, ``update/*`` of docs/metrics.md over
         all valid tokens, with ``hold/*``; empty where there is none.
 
     Raises:
-        ValueError: a wrong shape or dtype; names the argument.
+        ValueError: a wrong shape or dtype, or no entropies with ``hold``; names the argument.
 
     """
+    if entropies is not None and entropies.shape != logps.shape:
+        raise ValueError(f"entropies have the shape {tuple(entropies.shape)} and logps {tuple(logps.shape)}.")
     group = number(uids)
     shared = group if scope == "group" else torch.zeros_like(group)
     arguments = logps, advantages, mask, shared
     c = token_covariance(*arguments)
     if not mask.any():
         return torch.zeros_like(advantages), {}
+    if entropies is not None and weighs_by_entropies(weighting):
+        arguments = centred_logps(logps, entropies), *arguments[1:]
     if hold is not None:
-        hold.observe(*measure_entropy(-logps, mask, group), c.double().sum().item() / int(mask.sum()))
-        weighting = hold.weighting
+        weighting = _steered(hold, arguments, group, entropies)
     weights = _weights(weighting, arguments, names or row_names(uids))
     weighted = torch.where(mask, advantages * weights, 0)
     if hold is not None:
-        hold.weighed(c, weights, mask)
+        hold.weighed(token_covariance(*arguments), weights, mask)
     weighted_c = token_covariance(logps, weighted, mask, group)
     columns = (values[mask] for values in (logps, advantages, weights, c, weighted_c))
     return weighted, {**summarise_weighting(*columns), **(hold.metrics() if hold is not None else {})}
@@ -81,6 +88,16 @@ def row_names(uids: Sequence[Hashable]) -> list[str]:
         seen[uid] = seen.get(uid, -1) + 1
         names.append(f"{uid}_{seen[uid]}")
     return names
+
+
+def _steered(hold: EntropyHold, arguments: tuple[Tensor, ...], group: Tensor, entropies: Tensor | None) -> Weighting:
+    """Let ``hold`` take in the batch: the scheme with the kappa for it."""
+    if entropies is None:
+        raise ValueError("entropies are needed by a weighting that holds the entropy.")
+    mask = arguments[2]
+    mean_c = token_covariance(*arguments).double().sum().item() / int(mask.sum())
+    hold.observe(*measure_entropy(entropies, mask, group), mean_c)
+    return hold.weighting
 
 
 def _weights(weighting: Weighting, arguments: tuple[Tensor, ...], names: Sequence[str]) -> Tensor:

@@ -27,18 +27,14 @@ class TrainerEntropyHold(EntropyHold):
         self.accelerator, self.scope = accelerator, scope
 
     def observe_rollout(self, rollout: Rollout) -> None:
-        """Take in a rollout batch, this process's rows, with their log-probs.
-
-        Where nobody has taken the entropies, -log-probs stand for them.
-        """
-        measured = -rollout.known_logps_BT if rollout.entropies_BT is None else rollout.entropies_BT
+        """Take in a rollout batch, this process's rows, with their log-probs and entropies."""
         rows = gather_rows(self.accelerator, rollout, rollout.group_B, rollout.centred_logps_BT)
-        entropies = gather_tokens(self.accelerator, measured)
+        entropies = gather_tokens(self.accelerator, rollout.known_entropies_BT)
         ids = rows["ids"] if self.scope == "group" else torch.zeros_like(rows["ids"])
         c = token_covariance(rows["logps"], rows["advantages"], rows["mask"], ids).cpu().double()
         H, variance = measure_entropy(entropies, rows["mask"], rows["ids"])
         mean_c = (c.sum() / rows["mask"].sum().clamp(min=1).cpu()).item()
         numbers = torch.tensor([H, variance, mean_c, self.reached], dtype=torch.float64)
         if self.accelerator.num_processes > 1:  # sums may differ in the last bit between devices; kappa must not
-            numbers = broadcast(numbers.to(measured.device))
+            numbers = broadcast(numbers.to(rollout.mask_BT.device))
         self.observe(*numbers.tolist())

@@ -80,10 +80,21 @@ class Rollout:
         return self.logps_BT
 
     @property
+    def known_entropies_BT(self) -> Tensor:
+        """``entropies_BT`` of a rollout that has them.
+
+        Raises:
+            ValueError: nobody has taken them.
+
+        """
+        if self.entropies_BT is None:
+            raise ValueError("the rollout has no entropies yet: score it first.")
+        return self.entropies_BT
+
+    @property
     def centred_logps_BT(self) -> Tensor:
-        """``logps_BT`` less their mean at each token, where the entropies are known; else as they are."""
-        logps = self.known_logps_BT
-        return logps if self.entropies_BT is None else centred_logps(logps, self.entropies_BT)
+        """``logps_BT`` less their mean at each token; raises as the two above."""
+        return centred_logps(self.known_logps_BT, self.known_entropies_BT)
 
     @staticmethod
     def key(name: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from covgrpo.core import Weighting, check_weights, token_covariance
 from covgrpo.core.noise import token_noise
 from covgrpo.core.weighting.none import NoWeighting
+from covgrpo.engines.entropy import weighs_by_entropies
 from covgrpo.trl.entropy_hold import TrainerEntropyHold
 from covgrpo.trl.gathering import gather_rows, gather_tokens, local_part
 from covgrpo.trl.rollout import Rollout
@@ -37,8 +38,8 @@ class Weigher:
     def __init__(self, accelerator: Accelerator, weighting: Weighting, scope: str, seed: int):
         self.accelerator, self.weighting, self.scope, self.seed = accelerator, weighting, scope, seed
         self.active = not isinstance(weighting, NoWeighting)
+        self.needs_entropies = weighs_by_entropies(weighting)
         steered = hasattr(weighting, "controller")
-        self.needs_entropies = steered or getattr(weighting, "needs_entropies", False)
         self.entropy_hold = TrainerEntropyHold(accelerator, weighting, scope) if steered else None
 
     def steer(self, rollout: Rollout) -> None:

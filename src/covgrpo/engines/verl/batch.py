@@ -16,7 +16,11 @@ from covgrpo.errors import UserError
 
 
 def weigh_batch(
-    data: Any, choice: Choice, keys: Sequence[str] | None = None, hold: EntropyHold | None = None
+    data: Any,
+    choice: Choice,
+    keys: Sequence[str] | None = None,
+    hold: EntropyHold | None = None,
+    entropies: Tensor | None = None,
 ) -> dict[str, float]:
     """Multiply ``data.batch["advantages"]`` by the token weights.
 
@@ -27,24 +31,32 @@ def weigh_batch(
         choice: scheme and scope. ``none`` leaves the advantages as they are.
         keys: (B,) verl's names of the rows; see :func:`covgrpo.engines.training_batch.weigh_rows`.
         hold: of a weighting that holds the entropy.
+        entropies: (B, T) float, nats; see there.
 
     Returns:
         ``cov/*``, ``weight/*`` and ``update/*`` of docs/metrics.md over all valid tokens; empty where there is none.
 
     Raises:
         UserError: a column is missing; names it.
+        ValueError: see there.
 
     """
-    logps, advantages, mask = (_column(data, name) for name in ("old_log_probs", "advantages", "response_mask"))
+    logps, advantages, mask = (column_of(data.batch, name) for name in ("old_log_probs", "advantages", "response_mask"))
     rows = logps, advantages, mask.bool(), _uids(data), keys
-    weighted, metrics = weigh_rows(choice.weighting, choice.scope, *rows, hold)
+    weighted, metrics = weigh_rows(choice.weighting, choice.scope, *rows, hold, entropies)
     if choice.weighs:
         data.batch["advantages"] = weighted
     return metrics
 
 
-def _column(data: Any, name: str) -> Tensor:
-    value = data.batch.get(name, None)
+def column_of(batch: Any, name: str) -> Tensor:
+    """Return a tensor of a mapping.
+
+    Raises:
+        UserError: it is missing.
+
+    """
+    value = batch.get(name, None)
     if not isinstance(value, Tensor):
         raise UserError(f"verl's batch has no {name!r} where the advantages are computed; the token weights need it.")
     return value

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from covgrpo.engines.entropy import EntropyHold
-from covgrpo.engines.verl.batch import weigh_batch
+from torch import Tensor
+
+from covgrpo.engines.entropy import EntropyHold, weighs_by_entropies
+from covgrpo.engines.verl.batch import column_of, weigh_batch
 from covgrpo.engines.verl.config_section import Choice, choose, uses_engine_log_probs
 from covgrpo.errors import UserError
 from covgrpo.files import replacing
@@ -28,11 +30,13 @@ SEAMS = {
         "PPOTrainer._compute_advantage": ["self", "batch", "metrics"],
         "PPOTrainer._save_checkpoint": ["self"],
         "PPOTrainer._load_checkpoint": ["self"],
+        "tq.kv_batch_get": ["keys", "partition_id", "select_fields"],
         "compute_advantage_for_multi_trajectories": ["data", "batch_keys", "config"],
     },
     "verl.trainer.ppo.ray_trainer": {
         "RayPPOTrainer.__init__": ["self", "config"],
         "RayPPOTrainer.fit": ["self"],
+        "RayPPOTrainer._compute_old_log_prob": ["self", "batch"],
         "RayPPOTrainer._update_actor": ["self", "batch"],
         "RayPPOTrainer._save_checkpoint": ["self"],
         "RayPPOTrainer._load_checkpoint": ["self"],
@@ -42,20 +46,28 @@ SEAMS = {
 
 
 class WeightedAdvantages:
-    """verl's advantage function followed by the weights; keeps the metrics until they are asked for."""
+    """verl's advantage function followed by the weights; keeps the metrics until they are asked for.
+
+    Attributes:
+        entropies: (B, T) of the next batch, nats; where the weighting needs them, the trainer's function sets them.
+
+    """
 
     def __init__(self, function: Callable[..., Any], choice: Choice):
         # A second trainer in one process must not weigh a second time.
         self.function: Callable[..., Any] = function.function if isinstance(function, WeightedAdvantages) else function
         self.choice = choice
         self.hold = EntropyHold(choice.weighting) if hasattr(choice.weighting, "controller") else None
+        self.needs_entropies = weighs_by_entropies(choice.weighting)
+        self.entropies: Tensor | None = None
         self._metrics: dict[str, float] | None = None
 
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Return verl's result with its advantages weighted."""
         data = self.function(data, *args, **kwargs)
         started = time.perf_counter()
-        self._metrics = weigh_batch(data, self.choice, kwargs.get("batch_keys"), self.hold)
+        entropies, self.entropies = self.entropies, None
+        self._metrics = weigh_batch(data, self.choice, kwargs.get("batch_keys"), self.hold, entropies)
         self._metrics["timing_s/cov_weights"] = time.perf_counter() - started
         return data
 
@@ -80,12 +92,20 @@ def serve_v1(module: ModuleType, trainer: Any, choice: Choice) -> None:
 
     @functools.wraps(compute_advantage)
     def _compute_advantage(batch: Any, metrics: dict[str, Any]) -> Any:
+        if weighted.needs_entropies:
+            weighted.entropies = _read_entropies(module, batch)
         batch = compute_advantage(batch, metrics)
         metrics.update(weighted.take_metrics())
         return batch
 
     trainer._compute_advantage = _compute_advantage
     _keep_state(trainer, weighted)
+
+
+def _read_entropies(module: ModuleType, batch: Any) -> Tensor:
+    """Entropies (B, T) of a V1 batch, which verl puts into its queue together with the old log-probs."""
+    columns = module.tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["entropy"])
+    return column_of(columns.to_padded_tensor(), "entropy")
 
 
 def serve_legacy(module: ModuleType, trainer: Any, choice: Choice) -> None:
@@ -104,7 +124,13 @@ def serve_legacy(module: ModuleType, trainer: Any, choice: Choice) -> None:
         )
     weighted = WeightedAdvantages(module.compute_advantage, choice)
     module.compute_advantage = weighted  # type: ignore[attr-defined]
-    update_actor = trainer._update_actor
+    update_actor, compute_old_log_prob = trainer._update_actor, trainer._compute_old_log_prob
+
+    @functools.wraps(compute_old_log_prob)
+    def _compute_old_log_prob(batch: Any) -> Any:
+        computed, *others = compute_old_log_prob(batch)
+        weighted.entropies = column_of(computed.batch, "entropys") if weighted.needs_entropies else None
+        return computed, *others
 
     @functools.wraps(update_actor)
     def _update_actor(batch: Any) -> Any:
@@ -113,7 +139,7 @@ def serve_legacy(module: ModuleType, trainer: Any, choice: Choice) -> None:
         output.meta_info["metrics"].update({name: [value] for name, value in weighted.take_metrics().items()})
         return output
 
-    trainer._update_actor = _update_actor
+    trainer._update_actor, trainer._compute_old_log_prob = _update_actor, _compute_old_log_prob
     _keep_state(trainer, weighted)
 
 
