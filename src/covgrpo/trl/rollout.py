@@ -75,25 +75,16 @@ class Rollout:
             ValueError: nobody has taken them.
 
         """
-        if self.logps_BT is None:
-            raise ValueError("the rollout has no log-probs yet: score it first.")
-        return self.logps_BT
+        return _taken(self.logps_BT, "log-probs")
 
     @property
     def known_entropies_BT(self) -> Tensor:
-        """``entropies_BT`` of a rollout that has them.
-
-        Raises:
-            ValueError: nobody has taken them.
-
-        """
-        if self.entropies_BT is None:
-            raise ValueError("the rollout has no entropies yet: score it first.")
-        return self.entropies_BT
+        """``entropies_BT``, likewise."""
+        return _taken(self.entropies_BT, "entropies")
 
     @property
     def centred_logps_BT(self) -> Tensor:
-        """``logps_BT`` less their mean at each token; raises as the two above."""
+        """``logps_BT`` less their mean at each token, likewise."""
         return centred_logps(self.known_logps_BT, self.known_entropies_BT)
 
     @staticmethod
@@ -134,6 +125,12 @@ class Rollout:
 
 _STORED = tuple(field.name for field in dataclasses.fields(Rollout) if field.name != "mask_BT")
 _OF_ROWS = ("mask_BT", *(name for name in _STORED if name != "step"))
+
+
+def _taken(values: Tensor | None, what: str) -> Tensor:
+    if values is None:
+        raise ValueError(f"the rollout has no {what} yet: score it first.")
+    return values
 
 
 def valid_tokens(inputs: dict[str, Any]) -> Tensor:
