@@ -68,6 +68,18 @@ def test_what_is_no_rollout_is_none():
     assert MicroBatch.of(batch(), global_step=0) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "lacks", "says"), [("gaussian", "logps_BT", "log-probs"), ("neutral", "entropies_BT", "entropies")]
+)
+def test_what_nobody_has_taken_is_one_sentence(name, lacks, says):
+    rollout = rollout_of(batch())
+    rollout.entropies_BT = torch.ones_like(rollout.logps_BT)
+    weigher(name).weigh(rollout, rollout.group_B)
+    setattr(rollout, lacks, None)
+    with pytest.raises(ValueError, match=f"the rollout has no {says} yet: score it first"):
+        weigher(name).weigh(rollout, rollout.group_B)
+
+
 def test_tool_output_is_masked():
     inputs = batch(tool_mask=torch.tensor([1, 0, 1, 1, 1, 1]).expand(8, 6))
     rollout = rollout_of(inputs)
