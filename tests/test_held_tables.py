@@ -75,13 +75,26 @@ def run(tmp_path):
     return make
 
 
-def test_moved_by_hand(run, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def alone(tmp_path):
+    """A record of the run left alone: its entropy stays, but for the ten steps in which its copy's is highest."""
+
+    def make(after=(0.2,) * 40 + (0.204,) * 10 + (0.2,) * 50):
+        path = tmp_path / "alone.json"
+        path.write_text(json.dumps({"curves": {"entropy": [0.2] * 100 + list(after)}}))
+        return path
+
+    return make
+
+
+def test_moved_by_hand(run, alone, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
-    assert moved_targets.main(["--keep", "made", str(run((None,) * 9 + (0.2,) * 91 + (0.24,) * 100))]) == 0
+    folder = run((None,) * 9 + (0.2,) * 91 + (0.24,) * 100)
+    assert moved_targets.main(["--keep", "made", "--alone", str(alone()), str(folder)]) == 0
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["made--s7--1.2.json"]
     rows = cells(moved_targets.tables())
     assert rows[0][3:7] == ["steps 11 to 20", "21 to 30", "31 to 40", "41 to 50"]
-    assert rows[2] == ["made", "1.2", "1", "0.25", "0.50", "0.75", "1.10", "20", "1.10", "1.10", "0.90"]
+    assert rows[2] == ["made", "1.2", "1", "0.25", "0.50", "0.75", "1.10", "20", "1.10", "1.00", "1.10", "0.90"]
     assert capsys.readouterr().out == "made--s7--1.2.json\n"
     page = tmp_path / "page.md"
     page.write_text("".join(moved_targets.MARKS))
@@ -92,28 +105,60 @@ def test_moved_by_hand(run, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "targets", [(0.2,) * 200, (None,) * 200, (None,) * 9 + (0.2,) * 191], ids=["none", "unheld", "set"]
 )
-def test_a_run_whose_target_was_not_moved_is_refused(run, targets, tmp_path, monkeypatch, capsys):
+def test_a_run_whose_target_was_not_moved_is_refused(run, alone, targets, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
-    assert moved_targets.main(["--keep", "made", str(run(targets))]) == 2
+    assert moved_targets.main(["--keep", "made", "--alone", str(alone()), str(run(targets))]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "target was moved is needed" in error
     assert not (tmp_path / "kept").exists()
 
 
-def test_each_move_of_a_run_is_one_of_its_own(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("after", "found"), [([0.2] * 99, "199 were"), ([], "100 were")], ids=["199", "100"])
+def test_the_run_left_alone_must_be_as_long(run, alone, after, found, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
+    assert moved_targets.main(["--keep", "made", "--alone", str(alone(after)), str(run())]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "200 steps and the first 100 the same" in error and found in error
+    assert not (tmp_path / "kept").exists()
+
+
+def test_the_run_left_alone_may_be_a_folder(run, alone, tmp_path):
+    folder, record = run(), alone([0.202] * 100)
+    curve = json.loads(record.read_text())["curves"]["entropy"]
+    left = tmp_path / "left"
+    left.mkdir()
+    (left / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": i, "entropy": h}) + "\n" for i, h in enumerate(curve))
+    )
+    assert moved_targets.read_moves("made", folder, left) == moved_targets.read_moves("made", folder, record)
+
+
+def test_the_run_left_alone_must_be_the_same_until_the_move(run, alone, tmp_path, monkeypatch, capsys):
+    record = alone()
+    record.write_text(record.read_text().replace("0.2,", "0.3,", 1))
+    monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
+    assert moved_targets.main(["--keep", "made", "--alone", str(record), str(run())]) == 2
+    assert "200 were found, of which the first 0 are the same" in capsys.readouterr().err
+
+
+def test_each_move_of_a_run_is_one_of_its_own(run, alone, tmp_path, monkeypatch):
     """0.2 to 0.24, and back after 100 more steps: the first one ends where the second begins."""
     monkeypatch.setattr(moved_targets, "KEPT", tmp_path / "kept")
     folder = run((0.2,) * 100 + (0.24,) * 50 + (0.2,) * 50)
-    there, back = moved_targets.read_moves("made", folder)
+    record = alone([0.202] * 100)
+    there, back = moved_targets.read_moves("made", folder, record)
     assert (there.factor, there.moved_after, len(there.entropy)) == (1.2, 100, 150)
     assert (back.factor, back.moved_after, len(back.entropy)) == (0.83, 150, 200)
     assert there.way() == pytest.approx([0, 0.25, 0.5, 0.75, 1.1]) and there.settled() == "20"
     assert back.way() == pytest.approx([0] * 5) and back.settled() == "never"
-    moved_targets.keep("made", [folder])
+    # the run left alone is 0.002 above 0.2, of moves by 0.04 and -0.04
+    assert there.way_less_alone() == pytest.approx([-0.05, 0.2, 0.45, 0.7, 1.05])
+    assert back.way_less_alone() == pytest.approx([0.05] * 5)
+    moved_targets.keep("made", [folder], record)
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["made--s7--0.83.json", "made--s7--1.2.json"]
 
 
-@pytest.mark.parametrize("words", [["run"], ["--keep", "made"]])
+@pytest.mark.parametrize("words", [["run"], ["--keep", "made"], ["--keep", "made", "run"], ["--alone", "record"]])
 def test_a_task_and_its_runs_go_together(words, capsys):
     with pytest.raises(SystemExit, match="2"):
         moved_targets.main(words)

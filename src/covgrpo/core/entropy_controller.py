@@ -18,11 +18,11 @@ if the steps from here on just balance d. Each step asks for the r that brings t
 
     -eta r + d = (target - H*) / HORIZON,        kappa = 1 - r / mean(c).
 
-d is the integral action: a drift that remains is learnt, and the entropy has no lasting error. What the filter is told
-is the r that was reached, not the one that was asked for, so a bounded kappa winds nothing up. While eta is uncertain
-the answer is divided by the root of E[eta^2], which asks for less. (E[eta^2] / E[eta], of the cautious controllers in
-Astrom and Wittenmark, Adaptive Control, chapter 7, asks for nothing where eta may be 0, learns nothing by that, and so
-turns the control off.)
+d is the integral action: a drift that remains is learnt, and no error lasts that is large beside the noise. What the
+filter is told is the r that was reached, not the one that was asked for, so a bounded kappa winds nothing up. While eta
+is uncertain the answer is divided by the root of E[eta^2], which asks for less. (E[eta^2] / E[eta], of the cautious
+controllers in Astrom and Wittenmark, Adaptive Control, chapter 7, asks for nothing where eta may be 0, learns nothing
+by that, and so turns the control off.)
 
 Nothing here is tuned to a task. Before anything is known, eta and d are of the size whose effect over WARM_UP steps
 would just be as large as the noise of one measurement. H wanders by as much, a step, of what the model does not know,
