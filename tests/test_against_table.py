@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ("results.md", "candidates", None, False),
         ("results.md", "floor-cold", None, False),
         ("entropy.md", "hold", "grpo", False),
+        ("entropy.md", "hold-sums-32", "grpo", False),
         ("traces.md", "traces-pilot", None, False),
         ("traces.md", "traces-late", None, True),
         ("traces.md", "traces-offpolicy", None, True),
